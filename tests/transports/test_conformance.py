@@ -1,0 +1,52 @@
+"""Every transport sits the exam of `conformance.py`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from tests.transports.conformance import AGENT, EXAMS, RELAY, Exam, Maker
+from trunnel.transports.base import Session
+from trunnel.transports.h2 import open_h2_session
+from trunnel.transports.h2_connection import Role
+from trunnel.transports.memory import memory_session_pair
+
+
+@asynccontextmanager
+async def memory_pair() -> AsyncIterator[tuple[Session, Session]]:
+    """Two ends in one process."""
+    async with memory_session_pair(RELAY, AGENT) as pair:
+        yield pair
+
+
+@asynccontextmanager
+async def h2_over_sockets() -> AsyncIterator[tuple[Session, Session]]:
+    """HTTP/2 over loopback TCP."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        dialled = await trio.testing.open_stream_to_socket_listener(listener)
+        accepted = await listener.accept()
+    async with open_h2_session(accepted, Role.CLIENT, AGENT) as relay, open_h2_session(dialled, Role.SERVER, RELAY) as agent:
+        yield relay, agent
+
+
+@asynccontextmanager
+async def h2_over_lockstep() -> AsyncIterator[tuple[Session, Session]]:
+    """HTTP/2 over a carrier without any buffer."""
+    left, right = trio.testing.lockstep_stream_pair()
+    async with open_h2_session(left, Role.CLIENT, AGENT) as relay, open_h2_session(right, Role.SERVER, RELAY) as agent:
+        yield relay, agent
+
+
+MAKERS = [memory_pair, h2_over_sockets, h2_over_lockstep]
+
+
+@pytest.mark.parametrize("maker", MAKERS, ids=lambda maker: maker.__name__)
+@pytest.mark.parametrize("exam", EXAMS, ids=lambda exam: exam.__name__)
+async def test_conformance(exam: Exam, maker: Maker) -> None:
+    """The named rule holds on the named transport."""
+    await exam(maker)

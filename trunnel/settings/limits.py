@@ -1,0 +1,284 @@
+"""Every number that protects us: unit, what it guards, and where it comes from.
+
+One place, so that "what limits this?" is one search.  A limit that a person
+may set appears in `settings.relay` or `settings.agent` with its default here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# --- ClientHello (wire/clienthello.py) -------------------------------------------------------
+
+CLIENT_HELLO_MAX: Final = 16_384
+"""Bytes of the handshake message with its 4-byte header.  OpenSSL and BoringSSL stop near here;
+the largest real capture known is 11,423 bytes."""
+CLIENT_HELLO_RECORDS_MAX: Final = 256
+"""TLS records that one hello may be spread over; bounds the work per byte."""
+EMPTY_RECORDS_MAX: Final = 32
+"""Empty handshake records in a row (RFC 8446 §5.1 forbids them; stacks tolerate 32)."""
+TLS_RECORD_MAX: Final = 16_384
+"""Bytes of plaintext in one record, 2^14 (RFC 8446 §5.1)."""
+CLIENT_HELLO_RAW_MAX: Final = CLIENT_HELLO_MAX + 5 * (CLIENT_HELLO_RECORDS_MAX + EMPTY_RECORDS_MAX)
+"""Raw bytes peeked for one hello: the message and the record headers around it."""
+HELLO_TIMEOUT: Final = 10.0
+"""Seconds from accept (not from the last byte) to a complete hello.  Envoy 15, HAProxy 5 by habit."""
+
+# --- other parsers ---------------------------------------------------------------------------
+
+PROXY_HEADER_MAX: Final = 2_048
+"""Bytes of a PROXY header of ours with its TLVs; the published v1 line has at most 107."""
+PROXY_V1_MAX: Final = 107
+"""Bytes of a PROXY v1 line with CR LF (haproxy.org proxy-protocol.txt §2.1)."""
+PROXY_UNIQUE_ID_MAX: Final = 128
+"""Bytes of a PROXY v2 unique id (proxy-protocol.txt §2.2.5)."""
+STREAM_NAME_MAX: Final = 64
+"""Characters of the ids that name streams and sessions in logs, events and messages."""
+CONTROL_MESSAGE_MAX: Final = 64 * KIB
+"""Bytes of one control message's JSON; checked before the body is buffered."""
+CONTROL_TEXT_MAX: Final = 500
+"""Characters of a text for people in a control message: a reason, a label, a host name."""
+CONTROL_LIST_MAX: Final = 16
+"""Entries of a control message's list of versions or of suffixes."""
+CONTROL_ENDPOINTS_MAX: Final = 100
+"""Endpoints of one agent: with names and URLs of 253 characters they still fit one message."""
+CONTROL_SECONDS_MAX: Final = 86_400.0
+"""Seconds: the longest time that a welcome or a drain may name, a day."""
+CONTROL_SECONDS_MIN: Final = 0.1
+"""Seconds: the shortest one, so that a hostile relay cannot make an agent ping without pause."""
+HTTP_HEAD_PEEK: Final = 24
+"""Bytes looked at to tell whether a visitor speaks HTTP: the longest registered method has 17 letters
+(UPDATEREDIRECTREF, RFC 4437), the connection preface of HTTP/2 has 24 bytes."""
+HTTP_HEAD_MAX: Final = 64 * KIB
+"""Bytes of a request head read, and dropped, before the agent answers 502 itself."""
+
+# --- handshakes and connections on the relay -------------------------------------------------
+
+HANDSHAKE_TIMEOUT: Final = 10.0
+"""Seconds for a TLS handshake, and for the control handshake after it."""
+HALF_OPEN_PER_ADDRESS: Final = 256
+"""Connections of one address (IPv6: one /64) without a complete hello, or in a handshake."""
+HALF_OPEN_TOTAL: Final = 8_192
+"""The same over all addresses; 6 to 10 KiB each."""
+HANDSHAKES_TOTAL: Final = 64
+"""TLS handshakes of agents running at once: 1.4 ms of CPU each."""
+VISITORS_PER_ADDRESS: Final = 2_048
+"""Routed visitors of one address; browsers behind one NAT are many."""
+VISITORS_TOTAL: Final = 16_384
+"""Routed visitors in all."""
+CHALLENGES_PER_NAME: Final = 8
+"""`acme-tls/1` visitors of one name at a time; an ACME server opens 1 to 5."""
+CHALLENGE_TIMEOUT: Final = 10.0
+"""Seconds in all for an `acme-tls/1` connection (Traefik CVE-2026-22045)."""
+LISTEN_BACKLOG: Final = 1_024
+"""Connections the kernel may queue for accept."""
+ACCEPT_PAUSE: Final = 0.1
+"""Seconds that an accept loop rests after EMFILE and its kin; trio's own figure."""
+RESERVED_DESCRIPTORS: Final = 32
+"""Descriptors kept free for agents' carriers, files and logs."""
+AGENTS_MAX: Final = 10_000
+"""Sessions in all."""
+
+# --- TLS (streams/tls.py) ---------------------------------------------------------------------
+
+TLS_READ: Final = 64 * KIB
+"""Plaintext bytes returned at once by default: four full records."""
+TLS_RECORDS_PER_READ: Final = 64
+"""Records decrypted before other tasks get a turn; a peer may send records of one byte (LOAD-17)."""
+TLS_CONTROL_MAX: Final = 128
+"""Handshake steps and warnings without payload between them on an established connection; one KeyUpdate
+is up to four steps (LOAD-17; BoringSSL stops after 32 messages)."""
+TLS_MEMORY_BATCH: Final = 64 * KIB
+"""Bytes that the memory engine encrypts, or takes from its stream, at once.  OpenSSL's buffers never shrink:
+64 KiB leave 130 KiB a busy endpoint, 256 KiB are half as fast again and leave 430 (measured)."""
+TLS_MEMORY_WRITE: Final = TLS_MEMORY_BATCH + 4 * KIB
+"""Bytes of ciphertext given to a stream at once: one batch with its record headers."""
+
+# --- streams ----------------------------------------------------------------------------------
+
+COPY_CHUNK: Final = 256 * KIB
+"""Bytes read at once when streams are copied; four 64 KiB frames."""
+FIRST_BYTE_TIMEOUT: Final = 30.0
+"""Seconds an established stream may wait for the first byte back."""
+IDLE_TIMEOUT: Final = 3_600.0
+"""Seconds without a byte either way, after that first byte."""
+HALF_CLOSED_TIMEOUT: Final = 60.0
+"""Seconds without a byte once one direction has ended."""
+ABORT_FLUSH_TIMEOUT: Final = 2.0
+"""Seconds to wait until the peer has acknowledged what preceded an abort (then RST)."""
+ABORT_BLIND_WAIT: Final = 0.25
+"""Seconds to wait instead where the system does not tell what is acknowledged."""
+ABORT_FLUSH_POLLS: Final = (0.001, 0.05)
+"""Seconds between two looks at what is acknowledged: the first pause, doubled up to the last."""
+DEADLINE_SLACK: Final = 0.01
+"""Share by which an idle deadline may come late, so that busy streams need not move it at every chunk."""
+CLOSE_TIMEOUT: Final = 2.0
+"""Seconds that a goodbye (close_notify, GOAWAY) may take."""
+ORIGIN_CONNECT_TIMEOUT: Final = 5.0
+"""Seconds to connect to an origin."""
+PREFACE_TIMEOUT: Final = 10.0
+"""Seconds for the PROXY header at the head of a stream; the relay sends it at once."""
+SNIFF_GRACE: Final = 0.05
+"""Seconds that a visitor may still take to say that it speaks HTTP once dialling the origin has
+taken its whole time (HOST-11: closed within the connect timeout and 0.1 s)."""
+STREAMS_PER_SESSION: Final = 1_000
+"""Visitors' streams open at once in one session (SETTINGS_MAX_CONCURRENT_STREAMS)."""
+NOTSENT_LOWAT: Final = 128 * KIB
+"""TCP_NOTSENT_LOWAT: bytes in the kernel that are not sent yet.  Without it one stalled reader
+holds 12 to 18 MiB of kernel memory and a small message waits 24 ms behind bulk."""
+
+# --- flow control -----------------------------------------------------------------------------
+
+STREAM_WINDOW_MIN: Final = 64 * KIB
+"""Bytes of receive credit that a stream starts with."""
+STREAM_WINDOW_MAX: Final = 3 * MIB
+"""Bytes to which it grows while its consumer keeps pace: 240 Mbit/s at 100 ms."""
+STREAM_WINDOW_LIMIT: Final = 16 * MIB
+"""The largest window that a setting may ask for."""
+SESSION_CREDIT: Final = 8 * MIB
+"""Bytes of receive credit outstanding in one session, all streams together."""
+SESSION_PRESSURE: Final = 7 * MIB
+"""Unread bytes in one session from which stalled streams are reset, the fullest first."""
+STALLED_AFTER: Final = 5.0
+"""Seconds without a read after which a stream with unread bytes counts as stalled."""
+GROWTH_ROUND_TRIPS: Final = 4
+"""A window doubles when half of it was consumed within so many round trips."""
+ROUND_TRIP_FLOOR: Final = 0.005
+"""Seconds: below it a measured round trip is scheduling noise."""
+
+# --- HTTP/2 carrier ---------------------------------------------------------------------------
+
+FRAME_MAX: Final = 64 * KIB
+"""SETTINGS_MAX_FRAME_SIZE; larger frames gain nothing in hyper-h2."""
+WRITE_BATCH: Final = 256 * KIB
+"""Bytes handed to TLS at once."""
+HEADER_LIST_MAX: Final = 8 * KIB
+"""SETTINGS_MAX_HEADER_LIST_SIZE; ours have under 200 bytes."""
+HEADER_BLOCK_MAX: Final = 16 * KIB
+"""Bytes of one compressed header block, CONTINUATION included (LOAD-09 asks 64 KiB)."""
+CONTINUATIONS_MAX: Final = 8
+"""CONTINUATION frames in one header block (LOAD-09 asks 64)."""
+RESETS_MAX: Final = 100
+"""Streams reset, by either side, within `FLOOD_WINDOW` and without a completed one (LOAD-07, -08)."""
+CONTROL_FRAMES_MAX: Final = 1_000
+"""PING, SETTINGS, PRIORITY, empty DATA, unknown … frames within `FLOOD_WINDOW` (LOAD-10)."""
+FLOOD_WINDOW: Final = 10.0
+"""Seconds over which floods are counted."""
+UNSENT_CONTROL_MAX: Final = 64 * KIB
+"""Bytes of acknowledgements that a peer which does not read may cause to queue (LOAD-10)."""
+ACCEPT_QUEUE: Final = 256
+"""Streams opened by the relay that the agent has not accepted yet; more are refused."""
+READ_SLICE: Final = 64 * KIB
+"""Bytes of a carrier that are parsed before other tasks get a turn."""
+
+# --- liveness ---------------------------------------------------------------------------------
+
+HEARTBEAT: Final = 10.0
+"""Seconds between pings; NATs forget idle TCP after 60 s or more."""
+DEAD_AFTER: Final = 20.0
+"""Seconds without a byte from the peer after which the session is dead."""
+DRAIN_GRACE: Final = 30.0
+"""Seconds that streams may go on after SIGTERM (cloudflared's figure)."""
+BACKOFF_BASE: Final = 1.0
+"""Seconds: upper bound of the first random wait (the very first retry is immediate)."""
+BACKOFF_CAP: Final = 60.0
+"""Seconds: upper bound of every wait, the relay's hint apart."""
+BACKOFF_RESET: Final = 30.0
+"""Seconds a session must live to count as stable."""
+RETRY_HINT_MAX: Final = 3_600.0
+"""Seconds: a relay's `retry_after` beyond this is cut to it."""
+REPLACED_WAIT: Final = 60.0
+"""Seconds that an agent waits after it was replaced by another instance (CONS-02)."""
+DEFAULT_RELAY_TIMEOUT: Final = 3.0
+"""Seconds to look for a relay on loopback when none was named."""
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds to connect to a relay over TCP."""
+HAPPY_EYEBALLS_DELAY: Final = 0.25
+"""Seconds between attempts to several addresses (RFC 8305 §5)."""
+
+# --- files ------------------------------------------------------------------------------------
+
+AUTHORIZED_FILE_MAX: Final = 4 * MIB
+"""Bytes of the authorised-agents file: 10,000 lines of 400 characters."""
+AUTHORIZED_POLL: Final = 0.5
+"""Seconds between looks at the authorised file's identity (CONS-03: refused within 1 s, settling included)."""
+KEY_FILE_MAX: Final = 64 * KIB
+"""Bytes of a key or certificate file."""
+CONFIG_FILE_MAX: Final = MIB
+"""Bytes of a configuration file."""
+LOG_PER_PEER: Final = 1.0
+"""Seconds between warnings about one kind of trouble; the rest are counted (LOAD-05)."""
+
+# --- settings and the command line -------------------------------------------------------------
+
+DURATION_MAX: Final = 30 * 86_400.0
+"""Seconds: the longest time that a setting may ask for, so that a typo is not "for ever"."""
+CERT_EXTENSION_MAX: Final = KIB
+"""Bytes of `--primary-cert-extension-hex`; the certificate must fit a handshake message."""
+OUTPUT_BACKLOG: Final = MIB
+"""Bytes of lines kept for a reader of standard output or error that does not read; more are dropped."""
+OUTPUT_CHUNK: Final = 4_096
+"""Bytes written at once to a pipe that says it is writable: PIPE_BUF, so the write does not block."""
+OUTPUT_FLUSH: Final = 1.0
+"""Seconds that last lines may wait for a reader when the program ends."""
+STOP_NOW: Final = 0.5
+"""Seconds from the second signal until the process is ended whatever still runs (HOST-01: within 1 s)."""
+LIVE_REFRESH: Final = 0.25
+"""Seconds between redraws of the live view, when something changed."""
+LIVE_VISITORS: Final = 8
+"""Last visitors shown in the live view."""
+
+# --- identity -----------------------------------------------------------------------------------
+
+CA_FILE_MAX: Final = 4 * MIB
+"""Bytes of a file of trusted roots; the bundle of all public CAs has 0.25 MiB."""
+KNOWN_RELAYS_FILE_MAX: Final = MIB
+"""Bytes of the file of known relays: some 5,000 lines."""
+LOCK_FILE_MAX: Final = 4 * KIB
+"""Bytes read of a lock file: who holds it, and for what."""
+LOCK_WAIT: Final = 5.0
+"""Seconds to wait for another process that rewrites a file of the state folder; it takes milliseconds."""
+LOCK_PAUSE: Final = 0.01
+"""Seconds between attempts at that lock."""
+PEER_CHAIN_MAX: Final = 10
+"""Certificates in the chain of a relay; public CAs send 2 to 4."""
+LINK_VALIDITY_DAYS: Final = 3_650
+"""Days that a link certificate is valid: it proves a key, not a period."""
+LEAF_VALIDITY_DAYS: Final = 397
+"""Days that a leaf is valid; browsers accept no more than 398 (CA/Browser Forum BR §6.3.2)."""
+LEAF_RENEW_DAYS: Final = 30
+"""Days left from which a leaf is made anew."""
+BACKDATE_DAYS: Final = 1
+"""Days by which certificates start in the past, for peers whose clock is behind."""
+
+# --- the relay's front door (relay/ingress.py, streams/peek.py) ----------------------------------
+
+PEEK_PAUSE: Final = 0.5
+"""Seconds to rest after a wake-up that brought no new byte of a hello: urgent data (MSG_OOB) and a
+kernel short of memory defeat SO_RCVLOWAT, and a loop without rest would burn a core."""
+ACCEPT_BATCH: Final = 32
+"""Connections accepted in one turn of a listener, 1 to 2 ms; then everybody else gets a turn."""
+FAREWELL_DRAIN_MAX: Final = 64 * KIB
+"""Bytes read away after a refusal was sent, so that our close is no RST that destroys it."""
+SITE_FACTOR: Final = 4
+"""An IPv6 /48 may have so many times what one address may; else 32 /64s of one site fill every total."""
+PORT_ATTEMPTS: Final = 16
+"""Free ports tried until one is free on every bind address."""
+KEEPALIVE_IDLE: Final = 60
+"""Seconds of silence until TCP asks whether the peer is still there; NATs forget idle TCP later."""
+KEEPALIVE_INTERVAL: Final = 15
+"""Seconds between such questions."""
+KEEPALIVE_PROBES: Final = 4
+"""Questions without an answer after which the connection is gone: 2 minutes in all."""
+AUTHORIZED_NAMES_MAX: Final = 64
+"""Names that one agent may have in the authorised file."""
+AUTHORIZED_LABEL_MAX: Final = 200
+"""Characters of an agent's label."""
+AUTHORIZED_SETTLE: Final = 0.1
+"""Seconds that the authorised file must not change before it is read: an editor that truncates and
+then writes must not revoke everybody in between."""
+AUTHORIZED_SETTLE_LOOKS: Final = 5
+"""Such waits at most; then the file is read as it is."""

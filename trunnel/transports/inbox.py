@@ -1,0 +1,123 @@
+"""The receive side of a stream: bytes in order, then an end or an error.
+
+The carrier's reader puts (synchronously, never waiting for the consumer); one
+consumer takes.  The three ends are kept apart: FIN is `finish`, an abort is
+`fail`, and closing our own end is `close`.  Whatever was put before `fail` is
+still taken first: an abort never eats bytes that were already received.
+
+How much may be put is the sender's credit, granted and checked by the owner.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from operator import index
+from typing import Final, final
+
+import trio
+
+from trunnel.streams.conflict import ConflictDetector
+
+DEFAULT_TAKE: Final = 64 * 1024
+"""Bytes that `take(None)` returns at most."""
+
+
+@final
+class Inbox:
+    """Bytes received for one stream and not yet consumed."""
+
+    __slots__ = ("_chunks", "_closed", "_conflict", "_error", "_finished", "_head", "_wakeup", "unread")
+
+    def __init__(self) -> None:
+        self._chunks: deque[bytes] = deque()
+        self._head = 0  # bytes of the first chunk that are consumed already
+        self._finished = False
+        self._closed = False
+        self._error: BaseException | None = None
+        self._wakeup: trio.Event | None = None
+        self._conflict = ConflictDetector("another task is receiving on this stream")
+        self.unread = 0
+        """Bytes put and not taken."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will be put: FIN, abort or closed."""
+        return self._finished or self._closed or self._error is not None
+
+    def put(self, chunk: bytes) -> None:
+        """Append bytes of the peer."""
+        self._chunks.append(chunk)
+        self.unread += len(chunk)
+        self._wake()
+
+    def finish(self) -> None:
+        """Record the peer's FIN."""
+        self._finished = True
+        self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        """Record an abort, unless a FIN or an earlier abort came first."""
+        if not self.ended:
+            self._error = error
+            self._wake()
+
+    def abandon(self, error: BaseException) -> int:
+        """Drop what is unread and raise *error* from now on.  Returns the bytes dropped."""
+        dropped = self.unread
+        self._chunks.clear()
+        self._head = 0
+        self.unread = 0
+        if not self.ended:
+            self._error = error
+        self._wake()
+        return dropped
+
+    def close(self) -> int:
+        """Drop everything; later takes raise ClosedResourceError.  Returns the bytes dropped."""
+        self._closed = True
+        return self.abandon(trio.ClosedResourceError("this stream was closed"))
+
+    def _wake(self) -> None:
+        if self._wakeup is not None:
+            self._wakeup.set()
+            self._wakeup = None
+
+    def _first(self, max_bytes: int) -> bytes:
+        chunk = self._chunks[0]
+        left = len(chunk) - self._head
+        if left <= max_bytes:
+            taken = chunk[self._head :] if self._head else chunk
+            self._chunks.popleft()
+            self._head = 0
+        else:
+            taken = chunk[self._head : self._head + max_bytes]
+            self._head += max_bytes
+        self.unread -= len(taken)
+        return taken
+
+    async def take(self, max_bytes: int | None) -> bytes:
+        """Return at least one byte, or b"" at the peer's FIN; always a checkpoint.
+
+        Raises:
+            trio.BrokenResourceError: The stream was aborted; the cause says by whom.
+            trio.ClosedResourceError: `close` was called.
+            trio.BusyResourceError: Another task is in `take`.
+
+        Cancellation: no effect, no byte is lost.
+        """
+        limit = DEFAULT_TAKE if max_bytes is None else index(max_bytes)
+        if limit < 1:
+            raise ValueError("max_bytes must be at least 1")
+        with self._conflict:
+            if self._chunks or self.ended:
+                await trio.lowlevel.checkpoint()
+            while not (self._chunks or self.ended):
+                self._wakeup = trio.Event()
+                await self._wakeup.wait()
+            if self._closed:
+                raise trio.ClosedResourceError("this stream was closed")
+            if self._chunks:
+                return self._first(limit)
+            if self._error is not None:
+                raise trio.BrokenResourceError(str(self._error)) from self._error
+            return b""
