@@ -89,13 +89,13 @@ TLS_READ: Final = 64 * KIB
 TLS_RECORDS_PER_READ: Final = 64
 """Records decrypted before other tasks get a turn; a peer may send records of one byte (LOAD-17)."""
 TLS_CONTROL_MAX: Final = 128
-"""Handshake steps and warnings without payload between them on an established connection; one KeyUpdate
-is up to four steps (LOAD-17; BoringSSL stops after 32 messages)."""
+"""Handshake steps and alerts without payload between them on an established connection; one KeyUpdate
+is up to five steps (LOAD-17; BoringSSL stops after 32 messages)."""
 TLS_MEMORY_BATCH: Final = 64 * KIB
-"""Bytes that the memory engine encrypts, or takes from its stream, at once.  OpenSSL's buffers never shrink:
+"""Bytes that the memory engine encrypts at once.  OpenSSL's buffers never shrink:
 64 KiB leave 130 KiB a busy endpoint, 256 KiB are half as fast again and leave 430 (measured)."""
-TLS_MEMORY_WRITE: Final = TLS_MEMORY_BATCH + 4 * KIB
-"""Bytes of ciphertext given to a stream at once: one batch with its record headers."""
+TLS_MEMORY_CIPHERTEXT: Final = TLS_MEMORY_BATCH + 4 * KIB
+"""Bytes of ciphertext given to a stream, or taken from it, at once: one batch with its record headers."""
 
 # --- streams ----------------------------------------------------------------------------------
 
@@ -192,6 +192,8 @@ RETRY_HINT_MAX: Final = 3_600.0
 """Seconds: a relay's `retry_after` beyond this is cut to it."""
 REPLACED_WAIT: Final = 60.0
 """Seconds that an agent waits after it was replaced by another instance (CONS-02)."""
+DEFAULT_RELAY_PAUSE: Final = 0.2
+"""Seconds between looks for it: both programs may be starting."""
 DEFAULT_RELAY_TIMEOUT: Final = 3.0
 """Seconds to look for a relay on loopback when none was named."""
 CONNECT_TIMEOUT: Final = 10.0
@@ -282,3 +284,10 @@ AUTHORIZED_SETTLE: Final = 0.1
 then writes must not revoke everybody in between."""
 AUTHORIZED_SETTLE_LOOKS: Final = 5
 """Such waits at most; then the file is read as it is."""
+
+# --- control ----------------------------------------------------------------------------------
+
+CONTROL_OUTBOX: Final = 64
+"""Control messages posted and not sent; an honest peer reads each at once."""
+RETIRE_GRACE: Final = 1.0
+"""Seconds that visitors of a replaced or revoked agent may still go on (CONS-02, CONS-03)."""

@@ -4,10 +4,11 @@ Every frame that costs us work and the peer nothing is counted over a sliding
 pair of windows of `FLOOD_WINDOW` seconds; past the bound the connection ends
 with ENHANCE_YOUR_CALM.  What is counted, and what it answers:
 
-- resets without work: a stream that the peer aborted before we sent a byte on
-  it, or that its frames made *us* abort (CVE-2023-44487 rapid reset,
-  CVE-2025-8671 MadeYouReset).  A stream that did work clears the count: busy
-  honest peers abort streams too.
+- resets without work: a stream that the peer opened and aborted without a byte
+  of payload, or that its frames made *us* abort (CVE-2023-44487 rapid reset,
+  CVE-2025-8671 MadeYouReset).  A stream that did work clears the count.
+  Streams with payload are not counted: an honest relay aborts those whenever
+  visitors do, and a visitor must not be able to end an agent's session.
 - control frames (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, unknown
   types; CVE-2019-9512, -9515, -9518).  WINDOW_UPDATE is what a downloading
   peer owes us, so each 4 KiB that we send allows one frame more.

@@ -233,7 +233,8 @@ class H2Receiver:
             return
         code = ErrorCode.from_wire(int.from_bytes(payload, "big"))
         self._h2.drop_stream(stream)
-        if not (stream.sent and stream.received):
+        if self._h2.role is Role.SERVER and not stream.received:
+            # A stream without payload was opened for nothing.  Ours are one reset each at most, and visitors open them.
             self._h2.guard.reset_without_work(now=self._now)
         self._events.append(events.StreamAborted(header.stream_id, code))
 

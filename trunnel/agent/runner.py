@@ -1,0 +1,163 @@
+"""The agent's composition root, for the command line and for programs that embed it.
+
+`run_agent` is what `trunnel expose` runs; `open_tunnel` is the same as a
+context manager.  Both lock the key for as long as they run: one running agent
+a key.  What the agent does meanwhile is in `supervisor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import final
+
+import trio
+
+from trunnel.agent.supervisor import Agent
+from trunnel.agent.visitor import StreamHandler
+from trunnel.errors import ConnectError, LocalProtocolError, Rejected, SessionClosed
+from trunnel.events import EventSink, ignore_events
+from trunnel.identity.keys import IdentityKey
+from trunnel.identity.locking import lock_key
+from trunnel.names import KeyId, Target
+from trunnel.settings.agent import AgentSettings
+from trunnel.settings.load import load_agent
+from trunnel.streams.nursery import bare_nursery
+
+
+async def run_agent(
+    origin: Target | StreamHandler,
+    settings: AgentSettings,
+    *,
+    on_event: EventSink = ignore_events,
+    task_status: trio.TaskStatus[Agent] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Keep *origin* reachable through the relay until drained or cancelled.
+
+    Args:
+        origin: What visitors reach: a target that is dialled, or a callable that serves each.
+        settings: How.
+        on_event: Takes each event as it happens; must not block or raise.
+        task_status: Started with the `Agent` once the key is ours; its `drain` ends this call.
+
+    Raises:
+        ConfigError: A file cannot be used.
+        AuthError: The key is in use.
+        RelayIdentityError: The relay is not who it should be.
+        Rejected: The relay said no, for good.
+        ConnectError: No relay was named, and none is on loopback.
+
+    Cancellation: every visitor's stream is reset.
+    """
+    path: Path = settings.key_path
+    key = await trio.to_thread.run_sync(IdentityKey.load_or_create, path)
+    with lock_key(path, purpose=_purpose(origin)):
+        agent = Agent(origin, settings, key, on_event=on_event)
+        task_status.started(agent)
+        await agent.run()
+
+
+def _purpose(origin: Target | StreamHandler) -> str:
+    return f"exposing {origin}" if isinstance(origin, Target) else "embedded in a program"
+
+
+@final
+class Tunnel:
+    """A tunnel that has been ready; see `open_tunnel`."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._ended = trio.Event()
+        self._reason: SessionClosed | None = None
+
+    @property
+    def url(self) -> str:
+        """The public address to show."""
+        return self.urls[0]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Every public address."""
+        return tuple(event.url for event in self._agent.ready_events)
+
+    @property
+    def agent_id(self) -> KeyId:
+        """Id of the agent's key."""
+        return self._agent.key.key_id
+
+    @property
+    def transport(self) -> str:
+        """The carrier in use, for example `h2`."""
+        return self._agent.ready_events[0].transport
+
+    async def wait_closed(self) -> None:
+        """Wait until the tunnel has ended for good; lost carriers are replaced meanwhile.
+
+        Raises:
+            SessionClosed: Always, once it has ended; the cause says why.
+
+        Cancellation: no effect.
+        """
+        await self._ended.wait()
+        raise self._reason or SessionClosed("the tunnel was closed", retryable=False)
+
+    def drain(self, reason: str) -> None:
+        """Take no more visitors and end once those that are there have finished."""
+        self._agent.drain(reason)
+
+    def end(self, cause: BaseException | None) -> None:
+        """Note the end; for `open_tunnel`."""
+        self._reason = SessionClosed("the tunnel was closed" if cause is None else str(cause), retryable=False)
+        self._reason.__cause__ = cause
+        self._ended.set()
+
+
+@asynccontextmanager
+async def open_tunnel(
+    origin: int | str | StreamHandler,
+    *,
+    settings: AgentSettings | None = None,
+    on_event: EventSink = ignore_events,
+) -> AsyncIterator[Tunnel]:
+    """Expose *origin* for as long as the body runs; yields once visitors can come.
+
+    Args:
+        origin: A port, a target as `trunnel expose` takes it, or an async
+            callable `(stream, visitor)` that serves each visitor.
+        settings: How; by default as `trunnel expose` without flags: configuration file and environment.
+        on_event: Takes each event as it happens; must not block or raise.
+
+    Raises:
+        InvalidName: *origin* is no target.
+        ConfigError, AuthError, RelayIdentityError, Rejected, ConnectError:
+            Before the body, as `run_agent`.
+
+    Leaving the body resets what visitors are left; call `drain` before for a
+    gentle end.
+    """
+    target = Target.parse(str(origin)) if isinstance(origin, int | str) else origin
+    chosen = settings if settings is not None else load_agent({}).settings
+    failure: BaseException | None = None
+    tunnel: Tunnel | None = None
+
+    async def run(*, task_status: trio.TaskStatus[Agent]) -> None:
+        nonlocal failure
+        try:
+            await run_agent(target, chosen, on_event=on_event, task_status=task_status)
+        except (ConnectError, Rejected, SessionClosed) as exc:
+            failure = exc
+        if tunnel is not None:
+            tunnel.end(failure)
+        waiting.cancel()
+
+    waiting = trio.CancelScope()
+    async with bare_nursery() as nursery:
+        agent: Agent = await nursery.start(run)
+        with waiting:
+            await agent.ready.wait()
+        if not agent.ready.is_set():
+            raise failure or LocalProtocolError("the agent ended without a reason")
+        tunnel = Tunnel(agent)
+        yield tunnel
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,152 @@
+"""`trunnel expose` on a terminal: what a person wants to see, redrawn in place.
+
+URL, agent, relay and transport, counts, the curl line, the fingerprint that a
+browser's warning page shows, and the last visitors.  rich draws; it writes
+through a `LineWriter`, so a terminal under Ctrl-S stops the picture and not the
+tunnel, and there is no drawing thread: one task redraws when something
+changed.  Log lines appear above the picture while it stands.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from typing import IO, cast, final
+
+import trio
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from trunnel import events
+from trunnel.cli.lines import LineWriter, printable
+from trunnel.cli.output import PlainPrinter
+from trunnel.cli.sentences import curl_command, retry_text, size, visit
+from trunnel.events import Event
+from trunnel.settings import limits
+
+
+@final
+class TerminalFile(io.TextIOBase):
+    """What rich writes to: a terminal that cannot block."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def write(self, text: str, /) -> int:
+        """Hand *text* on."""
+        self._writer.write_text(text)
+        return len(text)
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return True
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # a plain attribute in typeshed
+        """As `LineWriter` encodes."""
+        return "utf-8"
+
+
+@final
+class LivePrinter:
+    """Draws the agent's state; becomes a plain printer when closed."""
+
+    def __init__(self, stdout: LineWriter, stderr: LineWriter, *, console: Console | None = None) -> None:
+        self._stdout = stdout
+        self._stderr = stderr
+        self._plain = PlainPrinter(stdout)
+        self._console = console or Console(file=cast("IO[str]", TerminalFile(stdout)), highlight=False)
+        self._facts: dict[str, str] = {}
+        self._visitors: deque[str] = deque(maxlen=limits.LIVE_VISITORS)
+        self._count = self._bytes_in = self._bytes_out = 0
+        self._changed = True
+        self._live = Live(
+            get_renderable=self.picture,
+            console=self._console,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
+        if stderr.terminal:
+            stderr.divert = self.print_above
+
+    def __call__(self, event: Event) -> None:
+        """Take *event* into the picture, or print it once the picture is closed."""
+        if not self._live.is_started:
+            self._plain(event)
+            return
+        self._note(event)
+        self._changed = True
+
+    def close(self) -> None:
+        """Leave the last picture on the screen and give the terminal back."""
+        if self._live.is_started:
+            self._stderr.divert = None
+            self._live.stop()
+
+    async def keep_fresh(self) -> None:
+        """Redraw what changed, at most every `limits.LIVE_REFRESH` seconds; runs until cancelled."""
+        while True:
+            if self._changed and not self._stdout.blocked:
+                self._changed = False
+                self._live.refresh()
+            await trio.sleep(limits.LIVE_REFRESH)
+
+    def print_above(self, line: str) -> None:
+        """Print a line of the log above the picture."""
+        self._console.print(Text(line), soft_wrap=True)
+
+    def picture(self) -> Group:
+        """Return what the screen should show now."""
+        facts = Table.grid(padding=(0, 2))
+        facts.add_column(style="bold", no_wrap=True)
+        facts.add_column(overflow="fold")
+        for name, text in self._facts.items():
+            facts.add_row(name, Text(text, style="bold green" if name == "URL" else ""))
+        counts = f"{self._count} so far, {size(self._bytes_in)} in, {size(self._bytes_out)} out"
+        facts.add_row("Visitors", counts)
+        return Group(facts, *(Text(f"  {line}", style="dim", overflow="ellipsis") for line in self._visitors))
+
+    def _note(self, event: Event) -> None:
+        facts = self._facts
+        match event:
+            case events.Starting():
+                facts["Service"] = printable(event.target)
+                facts["Agent"] = event.agent_id[:8]
+            case events.Connecting():
+                facts["Relay"] = printable(f"connecting to {event.relay} over {event.transport}")
+            case events.Connected():
+                facts["Relay"] = printable(f"{event.relay} over {event.transport} ({event.why})")
+            case events.Ready():
+                self._note_ready(event)
+            case events.OriginState():
+                facts["Service is"] = printable(f"{event.state}  {event.cause}")
+            case events.StreamClosed():
+                self._count += 1
+                self._bytes_in += event.bytes_in
+                self._bytes_out += event.bytes_out
+                self._visitors.append(visit(event))
+            case events.Disconnected() | events.RejectedByRelay():
+                facts["Relay"] = printable(f"{event.reason}; {retry_text(event.retry_in)}")
+            case events.Stopping():
+                facts["Stopping"] = "finishing what is open; Ctrl-C again stops at once"
+            case events.Notice():
+                self.print_above("\n".join(printable(line) for line in event.text.splitlines()))
+            case _:
+                pass
+
+    def _note_ready(self, ready: events.Ready) -> None:
+        facts = self._facts
+        facts["URL"] = printable(ready.url)
+        facts["Data path"] = f"{ready.transport}, {ready.data_path}"
+        facts["Try"] = printable(curl_command(ready))
+        if ready.fingerprint is not None:
+            facts["SHA-256"] = ready.fingerprint

@@ -1,0 +1,1 @@
+"""Who is who: keys, certificates, the trust between agent and relay, and TLS contexts."""

@@ -1,0 +1,15 @@
+"""The relay: the public half of a tunnel.
+
+A connection's way through it, one module a station:
+
+1. `ingress` accepts, peeks the ClientHello and leads to one of two doors:
+   agents or visitors (challenges come through the visitors' door).
+   `farewell` is what anybody else is told.
+2. `admission` says who may come in at all, `authorized` (with
+   `authorized_watch`) which agents may attach.
+3. `routing` knows which session owns a name.
+
+`admission` and `routing` decide and do nothing: no clock, no socket, no
+`await` between a question and its answer.  Nothing here has a default tenant:
+what cannot be read or is not known is closed.
+"""

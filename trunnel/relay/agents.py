@@ -1,0 +1,254 @@
+"""One agent's connection on the relay: handshake, hello, welcome, and its session.
+
+    TLS handshake (client key proven) → HTTP/2 session → control stream
+      → hello within 10 s → rejected, and closed
+                          → welcome: the names are its own, visitors come
+      → until the carrier is lost, the agent drains, or the session is retired
+
+The session's nursery is opened and closed in `_attached`, in one function; the
+visitors' tasks that `visitors` starts in it end with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Final, final
+
+import trio
+from OpenSSL import SSL
+
+from trunnel.errors import ConnectError, ErrorCode, RejectCode, RemoteProtocolError, SessionClosed
+from trunnel.events import AgentRefused, EventSink, SessionEnded, SessionOpened
+from trunnel.identity.keys import extension_of, id_of
+from trunnel.names import Hostname, KeyId
+from trunnel.relay.admission import Admission, Refuse
+from trunnel.relay.ingress import Arrival
+from trunnel.relay.sessions import AgentSession, Farewell, Sessions
+from trunnel.settings import limits
+from trunnel.settings.relay import RelaySettings
+from trunnel.streams.sockets import abort_socket
+from trunnel.streams.tls import TlsRole, TlsStream
+from trunnel.transports.alpn import LINK_ALPN_H2
+from trunnel.transports.base import Peer, Session
+from trunnel.transports.control_stream import ControlStream, receive_one
+from trunnel.transports.h2 import open_h2_session
+from trunnel.transports.h2_connection import Role
+from trunnel.wire import control
+from trunnel.wire.proxyprotocol import Address
+
+logger = logging.getLogger(__name__)
+
+_SESSION_ID_BYTES: Final = 9
+"""12 characters of base64url."""
+HTTPS_PORT: Final = 443
+"""The port that a URL need not name."""
+
+
+def endpoint_of(name: Hostname, public_port: int) -> control.Endpoint:
+    """Return the public address of a name."""
+    port = "" if public_port == HTTPS_PORT else f":{public_port}"
+    return control.Endpoint(name.value, f"https://{name}{port}")
+
+
+@final
+class AgentDoor:
+    """Takes agents' connections in and keeps their sessions."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        admission: Admission,
+        settings: RelaySettings,
+        *,
+        relay_id: KeyId,
+        context: SSL.Context,
+        public_port: int,
+        on_event: EventSink,
+    ) -> None:
+        self._sessions = sessions
+        self._admission = admission
+        self._settings = settings
+        self._relay_id = relay_id
+        self._context = context
+        self._public_port = public_port
+        self._on_event = on_event
+        self.draining = False
+        """Whether agents are refused because the relay stops."""
+
+    async def serve(self, arrival: Arrival) -> None:
+        """Serve one agent's connection to its end."""
+        decision = self._admission.admit_handshake()
+        if isinstance(decision, Refuse):
+            abort_socket(arrival.stream.socket)
+            return
+        with decision.ticket:
+            try:
+                carrier = await TlsStream.handshake(
+                    arrival.stream,
+                    self._context,
+                    role=TlsRole.SERVER,
+                    prefix=arrival.consumed,
+                    timeout=limits.HANDSHAKE_TIMEOUT,
+                )
+            except ConnectError as exc:
+                logger.info("agent_handshake_failed", extra={"peer": arrival.peer[0], "reason": str(exc)})
+                return
+        try:
+            peer = self._peer_untrusted(carrier, arrival)
+        except RemoteProtocolError as exc:
+            logger.warning("agent_handshake_failed", extra={"peer": arrival.peer[0], "reason": exc.reason})
+            carrier.abort()
+            return
+        async with open_h2_session(
+            carrier, Role.CLIENT, peer, authority=self._relay_id.value, window_max=self._settings.stream_window
+        ) as link:
+            arrival.slot.release()
+            await self._greet(link, arrival.stream_id)
+
+    @staticmethod
+    def _peer_untrusted(carrier: TlsStream, arrival: Arrival) -> Peer:
+        if carrier.alpn != LINK_ALPN_H2 or not carrier.peer_certificates:
+            raise RemoteProtocolError("no carrier protocol in common, or no certificate")
+        leaf = carrier.peer_certificates[0]
+        return Peer(key_id=id_of(leaf), address=str(Address(*arrival.peer)), extension=extension_of(leaf))
+
+    async def _greet(self, link: Session, stream_id: str) -> None:
+        """Hear the agent's hello and answer it."""
+        try:
+            channel = ControlStream(link, await link.open_stream(), control.Phase.EXPECT_HELLO)
+            hello = await receive_one(channel, limits.HANDSHAKE_TIMEOUT)
+        except (SessionClosed, RemoteProtocolError) as exc:
+            logger.info("agent_hello_failed", extra={"peer": link.peer.address, "reason": str(exc)})
+            link.abort(str(exc), code=ErrorCode.PROTOCOL_ERROR)
+            return
+        if not isinstance(hello, control.Hello):
+            raise AssertionError("the phase admits nothing else")
+        refusal = self._refusal(hello, link)
+        if refusal is not None:
+            await self._reject(link, channel, refusal)
+        else:
+            await self._attached(link, channel, hello)
+
+    def _refusal(self, hello: control.Hello, link: Session) -> control.Rejected | None:
+        if self.draining:
+            return control.Rejected(RejectCode.DRAINING, "the relay is stopping", limits.BACKOFF_BASE)
+        if control.pick_version(hello.versions) is None:
+            spoken = ", ".join(map(str, control.VERSIONS))
+            return control.Rejected(RejectCode.VERSION, f"this relay speaks protocol version {spoken} only")
+        return self._sessions.refusal(link.peer.key_id)
+
+    async def _reject(self, link: Session, channel: ControlStream, refusal: control.Rejected) -> None:
+        key_id = link.peer.key_id
+        authorize = f"trunnel authorize {key_id}" if refusal.code == RejectCode.UNAUTHORIZED else ""
+        logger.warning(
+            "agent_refused",
+            extra={"agent": key_id.value, "peer": link.peer.address, "code": str(refusal.code), "authorize": authorize},
+        )
+        self._on_event(
+            AgentRefused(
+                agent_id=key_id.value,
+                peer=link.peer.address,
+                code=str(refusal.code),
+                reason=refusal.reason,
+                authorize=authorize,
+            )
+        )
+        channel.post(refusal)
+        channel.finish()
+        with trio.move_on_after(limits.CLOSE_TIMEOUT):
+            await channel.run_writer()
+            await link.wait_closed()
+
+    # --- an attached agent --------------------------------------------------------------------------
+
+    async def _attached(self, link: Session, channel: ControlStream, hello: control.Hello) -> None:
+        """Keep one agent attached until its session ends; owns the session's nursery."""
+        async with trio.open_nursery() as nursery:
+            session = AgentSession(
+                session_id=secrets.token_urlsafe(_SESSION_ID_BYTES),
+                link=link,
+                channel=channel,
+                hello=hello,
+                nursery=nursery,
+            )
+            self._sessions.attach(session)
+            channel.post(self._welcome(session))
+            self._on_event(
+                SessionOpened(
+                    agent_id=session.key_id.value, label=session.label, peer=link.peer.address, transport=link.transport
+                )
+            )
+            logger.info("session_opened", extra={"agent": session.key_id.value, "peer": link.peer.address})
+            reason = "the relay stopped"
+            try:
+                nursery.start_soon(channel.run_writer)
+                nursery.start_soon(self._listen, session)
+                nursery.start_soon(self._watch_link, session)
+                await session.retired.wait()
+                reason = session.farewell.reason if session.farewell is not None else reason
+                await self._wind_up(session)
+            finally:
+                self._sessions.detach(session)
+                self._on_event(SessionEnded(agent_id=session.key_id.value, reason=reason))
+                logger.info("session_closed", extra={"agent": session.key_id.value, "reason": reason})
+            nursery.cancel_scope.cancel()
+
+    async def _wind_up(self, session: AgentSession) -> None:
+        """Let visitors finish within the farewell's grace, and the last message leave."""
+        farewell = session.farewell
+        if farewell is None or session.link.closed is not None:
+            return
+        with trio.move_on_after(farewell.grace):
+            await session.wait_idle()
+        session.channel.finish()
+        if farewell.message is not None:
+            with trio.move_on_after(limits.RETIRE_GRACE):
+                await session.link.wait_closed()  # the agent closes once it has read why
+
+    async def _watch_link(self, session: AgentSession) -> None:
+        closed = await session.link.wait_closed()
+        session.retire(Farewell(reason=closed.reason))
+
+    async def _listen(self, session: AgentSession) -> None:
+        """Hear the agent's control messages."""
+        try:
+            while True:
+                match await session.channel.receive():
+                    case control.Ping(id=number):
+                        session.channel.post(control.Pong(number))
+                    case control.Drain(grace=grace):
+                        self._sessions.routes.release(session)
+                        session.retire(Farewell(reason="the agent stopped", grace=min(grace, limits.DRAIN_GRACE)))
+                    case _:
+                        pass  # a pong; the phase admits nothing else
+        except SessionClosed as exc:
+            session.retire(Farewell(reason=exc.reason))
+        except RemoteProtocolError as exc:
+            session.link.abort(f"control: {exc.reason}", code=ErrorCode.PROTOCOL_ERROR)
+
+    def _welcome(self, session: AgentSession) -> control.Welcome:
+        settings = self._settings
+        return control.Welcome(
+            version=control.pick_version(session.hello.versions) or control.PROTOCOL_VERSION,
+            session=session.session_id,
+            relay=self._relay_id.value,
+            label=control.printable(session.label),
+            suffixes=[suffix.value for suffix in settings.domain_suffixes],
+            public_port=self._public_port,
+            endpoints=self._endpoints(session),
+            limits=control.SessionLimits(
+                streams=settings.streams_per_session,
+                heartbeat=limits.HEARTBEAT,
+                dead_after=limits.DEAD_AFTER,
+                first_byte_timeout=settings.first_byte_timeout,
+                idle_timeout=settings.idle_timeout,
+            ),
+        )
+
+    def _endpoints(self, session: AgentSession) -> list[control.Endpoint]:
+        return [endpoint_of(name, self._public_port) for name in self._sessions.routes.names(session)]
+
+    def announce(self, session: AgentSession) -> None:
+        """Tell an agent that its names have changed."""
+        session.channel.post(control.Endpoints(self._endpoints(session)))

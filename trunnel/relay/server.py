@@ -1,0 +1,274 @@
+"""The relay's composition root: what is made at start, in what order, and how it stops.
+
+    identity key → TLS context → listeners → nursery:
+        ingress (every listener)  → AgentDoor  → sessions → visitors' tasks
+                                  → VisitorDoor ┘
+        the authorised file's watcher
+
+Stopping (`BoundRelay.drain`): listeners close, agents are told, visitors have
+`drain_grace` seconds, then everything ends.  Cancelling `serve_relay` ends it
+at once.  No logic lives here.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import final
+
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from OpenSSL import SSL
+
+from trunnel.clock import utc_now
+from trunnel.errors import ConfigError
+from trunnel.events import Draining, EventSink, Listening, VisitorRefused, ignore_events
+from trunnel.identity.contexts import ServerKey, link_server_context
+from trunnel.identity.files import read_guarded
+from trunnel.identity.keys import IdentityKey, id_of, link_certificate
+from trunnel.names import KeyId
+from trunnel.relay.admission import Admission, AdmissionLimits
+from trunnel.relay.agents import AgentDoor
+from trunnel.relay.authorized import AuthorizedAgents, load_authorized
+from trunnel.relay.authorized_watch import watch_authorized
+from trunnel.relay.ingress import ALL_ROLES, Arrival, Entrance, Role, serve
+from trunnel.relay.sessions import Farewell, Sessions
+from trunnel.relay.visitors import VisitorDoor
+from trunnel.settings import limits
+from trunnel.settings.relay import RelaySettings
+from trunnel.streams.listen import HostPort, TcpListener, open_listeners
+from trunnel.transports.alpn import LINK_ALPN_H2
+from trunnel.wire import control
+from trunnel.wire.clienthello import ClientHello
+from trunnel.wire.proxyprotocol import Address
+
+logger = logging.getLogger(__name__)
+
+_VISITOR_ROLES = frozenset({Role.VISITORS, Role.CHALLENGES})
+
+
+@final
+class BoundRelay:
+    """A relay that listens; see `serve_relay`."""
+
+    def __init__(self, entrances: list[Entrance], relay_id: KeyId) -> None:
+        self.relay_id = relay_id
+        """Id of the key that agents pin."""
+        self.entrances = entrances
+        """The listeners and whom they are for."""
+        self._drain = trio.Event()
+        self.drain_reason = ""
+
+    def _addresses(self, role: Role) -> tuple[HostPort, ...]:
+        return tuple(entrance.listener.address for entrance in self.entrances if role in entrance.roles)
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Addresses for agents, `HOST:PORT`."""
+        return tuple(str(Address(*address)) for address in self._addresses(Role.AGENTS))
+
+    @property
+    def visitors(self) -> tuple[str, ...]:
+        """Addresses for visitors, `HOST:PORT`."""
+        return tuple(str(Address(*address)) for address in self._addresses(Role.VISITORS))
+
+    @property
+    def agents_port(self) -> int:
+        """The bound port for agents."""
+        return self._addresses(Role.AGENTS)[0][1]
+
+    @property
+    def visitors_port(self) -> int:
+        """The bound port for visitors."""
+        return self._addresses(Role.VISITORS)[0][1]
+
+    def drain(self, reason: str) -> None:
+        """Stop accepting, let visitors finish, then return from `serve_relay`.  Idempotent."""
+        if not self._drain.is_set():
+            self.drain_reason = reason
+            self._drain.set()
+
+    async def wait_drain(self) -> None:
+        """Wait until `drain` is called."""
+        await self._drain.wait()
+
+    def close(self) -> None:
+        """Close every listener."""
+        for entrance in self.entrances:
+            entrance.listener.close()
+
+
+@final
+class _Doors:
+    """Ties the ingress to the two doors."""
+
+    def __init__(self, agents: AgentDoor, on_event: EventSink) -> None:
+        self._agents = agents
+        self._on_event = on_event
+        self.visitors: VisitorDoor | None = None
+
+    async def agent(self, arrival: Arrival) -> None:
+        """Serve an agent."""
+        await self._agents.serve(arrival)
+
+    async def visitor(self, arrival: Arrival, hello: ClientHello, raw: bytes) -> None:
+        """Lead a visitor into its session."""
+        if self.visitors is None:
+            raise AssertionError("the doors are complete before the listeners are served")
+        await self.visitors.lead(arrival, hello, raw)
+
+    def refused(self, arrival: Arrival, verdict: str) -> None:
+        """Report a refusal."""
+        self._on_event(VisitorRefused(peer=str(Address(*arrival.peer)), verdict=verdict, stream=arrival.stream_id))
+
+
+def _open_entrances(settings: RelaySettings) -> list[Entrance]:
+    """Bind every listener; on failure none stays open."""
+    wanted = (
+        [("relay.port", settings.port, ALL_ROLES)]
+        if settings.port is not None
+        else [
+            ("relay.api_port", settings.api_port, frozenset({Role.AGENTS})),
+            ("relay.pub_port", settings.pub_port, _VISITOR_ROLES),
+            ("relay.alpn_port", settings.alpn_port, _VISITOR_ROLES),
+        ]
+    )
+    entrances: list[Entrance] = []
+    try:
+        for key, port, roles in wanted:
+            if port is not None:
+                entrances += [
+                    Entrance(listener, roles) for listener in open_listeners(settings.bind_addrs, port, key=key)
+                ]
+    except ConfigError:
+        for entrance in entrances:
+            entrance.listener.close()
+        raise
+    return entrances
+
+
+def _load_pem(settings: RelaySettings) -> tuple[ServerKey, list[x509.Certificate]]:
+    """Load the certificate chain and key that a person gave."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        raise AssertionError("asked for only when both are set")
+    pem = read_guarded(settings.tls_cert, limit=limits.KEY_FILE_MAX, secret=False)
+    key_pem = read_guarded(settings.tls_key, limit=limits.KEY_FILE_MAX, secret=True)
+    if pem is None or key_pem is None:
+        raise ConfigError("relay.tls_cert", f"{settings.tls_cert} or {settings.tls_key} is missing")
+    try:
+        chain = x509.load_pem_x509_certificates(pem)
+        key = serialization.load_pem_private_key(key_pem, password=None)
+    except (ValueError, TypeError) as exc:
+        raise ConfigError("relay.tls_cert", f"no certificate chain and key in PEM form: {exc}") from exc
+    if key.public_key() != chain[0].public_key():
+        raise ConfigError("relay.tls_key", f"{settings.tls_key} is not the key of {settings.tls_cert}")
+    return key, chain  # type: ignore[return-value]
+
+
+def _link_identity(settings: RelaySettings) -> tuple[KeyId, SSL.Context]:
+    """Return the relay's id and the TLS context for agents."""
+    if settings.tls_cert is not None:
+        key, chain = _load_pem(settings)
+        return id_of(chain[0]), link_server_context(key, chain, alpn=[LINK_ALPN_H2])
+    identity = IdentityKey.load_or_create(settings.key_path)
+    names = [suffix.value for suffix in settings.domain_suffixes]
+    names += [address for address in settings.bind_addrs if address not in ("0.0.0.0", "::")]  # noqa: S104
+    certificate = link_certificate(identity, now=utc_now(), names=names)
+    return identity.key_id, link_server_context(identity, [certificate], alpn=[LINK_ALPN_H2])
+
+
+async def serve_relay(
+    settings: RelaySettings,
+    *,
+    on_event: EventSink = ignore_events,
+    task_status: trio.TaskStatus[BoundRelay] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a relay until it is drained or cancelled.
+
+    Args:
+        settings: What to do.
+        on_event: Takes each event as it happens; must not block or raise.
+        task_status: Started with the `BoundRelay` once every listener is bound.
+
+    Raises:
+        ConfigError: It cannot start: a file, an address, a port.
+
+    Cancellation: every connection ends at once.
+    """
+    relay_id, context = await trio.to_thread.run_sync(_link_identity, settings)
+    sessions = Sessions(
+        settings.domain_suffixes,
+        open_to_all=settings.open or (settings.authorized_agents is None and not settings.beyond_loopback),
+        agents_max=settings.agents_max,
+    )
+    if settings.authorized_agents is not None:
+        sessions.authorized = load_authorized(settings.authorized_agents)
+    bound = BoundRelay(_open_entrances(settings), relay_id)
+    try:
+        await _serve(settings, bound, sessions, context, on_event=on_event, task_status=task_status)
+    finally:
+        bound.close()
+
+
+async def _serve(  # noqa: PLR0913 - the parts that `serve_relay` made
+    settings: RelaySettings,
+    bound: BoundRelay,
+    sessions: Sessions,
+    context: SSL.Context,
+    *,
+    on_event: EventSink,
+    task_status: trio.TaskStatus[BoundRelay],
+) -> None:
+    admission = Admission(
+        AdmissionLimits(
+            half_open_per_address=settings.half_open_per_address,
+            visitors_per_address=settings.visitors_per_address,
+            visitors_total=settings.visitors_total,
+        )
+    )
+    agents = AgentDoor(
+        sessions,
+        admission,
+        settings,
+        relay_id=bound.relay_id,
+        context=context,
+        public_port=settings.public_port or bound.visitors_port,
+        on_event=on_event,
+    )
+    doors = _Doors(agents, on_event)
+    doors.visitors = VisitorDoor(sessions, admission, settings, on_event=on_event, refused=doors.refused)
+
+    def reauthorize(authorized: AuthorizedAgents) -> None:
+        for session in sessions.reauthorize(authorized):
+            agents.announce(session)
+
+    async with trio.open_nursery() as nursery:
+        if settings.authorized_agents is not None:
+            nursery.start_soon(watch_authorized, settings.authorized_agents, sessions.authorized, reauthorize)
+
+        async def ingress() -> None:
+            await serve(bound.entrances, admission=admission, doors=doors, hello_timeout=settings.hello_timeout)
+
+        nursery.start_soon(ingress)
+        on_event(Listening(agents=bound.agents, visitors=bound.visitors, relay_id=bound.relay_id.value))
+        task_status.started(bound)
+        await bound.wait_drain()
+        await _drain(bound, agents, sessions, settings.drain_grace, on_event)
+        nursery.cancel_scope.cancel()
+
+
+async def _drain(
+    bound: BoundRelay, agents: AgentDoor, sessions: Sessions, grace: float, on_event: EventSink
+) -> None:
+    """Stop accepting, tell every agent, and wait for visitors and agents to go."""
+    bound.close()
+    agents.draining = True
+    deadline = utc_now() + timedelta(seconds=grace)
+    on_event(Draining(deadline=deadline.isoformat(timespec="seconds")))
+    logger.info("draining", extra={"reason": bound.drain_reason, "sessions": len(sessions)})
+    for session in sessions.all():
+        session.channel.post(control.Drain(grace, control.printable(bound.drain_reason)))
+        session.retire(Farewell(reason="the relay stopped", grace=grace))
+    with trio.move_on_after(grace + limits.RETIRE_GRACE / 2):
+        await sessions.wait_empty()

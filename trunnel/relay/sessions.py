@@ -1,0 +1,211 @@
+"""Which agents are attached: sessions by key, and the names they own.
+
+Everything here is synchronous: an agent that takes over from an older session
+gets the names in the same step in which the older one loses them, so a name
+is never without an owner in between and never has two.
+
+Rules for a key that connects again (CONS-02):
+
+- the same instance (it reconnected before we noticed): the old session ends;
+- another instance, and both share: both serve, least loaded first;
+- another instance otherwise: the older one is told `replaced` and by whom, and
+  waits at least a minute; the newer one serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import final
+
+import trio
+
+from trunnel.errors import RejectCode
+from trunnel.names import Hostname, KeyId
+from trunnel.relay.authorized import AuthorizedAgent, AuthorizedAgents
+from trunnel.relay.routing import RouteTable
+from trunnel.settings import limits
+from trunnel.transports.base import Session
+from trunnel.transports.control_stream import ControlStream
+from trunnel.wire import control
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Farewell:
+    """Why a session is retired, and what its agent is told."""
+
+    reason: str
+    """A sentence, for events and logs."""
+    message: control.Rejected | None = None
+    """What the agent is told, if anything."""
+    grace: float = limits.RETIRE_GRACE
+    """Seconds its visitors may go on."""
+
+
+@final
+class AgentSession:
+    """One attached agent."""
+
+    def __init__(
+        self,
+        *,
+        session_id: str,
+        link: Session,
+        channel: ControlStream,
+        hello: control.Hello,
+        nursery: trio.Nursery,
+    ) -> None:
+        self.session_id = session_id
+        self.link = link
+        self.channel = channel
+        self.hello = hello
+        self.nursery = nursery
+        """The session's: every visitor's task lives in it."""
+        self.key_id: KeyId = link.peer.key_id
+        self.label = ""
+        self.visitors = 0
+        """Streams of visitors that are open."""
+        self.farewell: Farewell | None = None
+        """Set once, when the session is retired."""
+        self.retired = trio.Event()
+        self._idle = trio.Event()
+        self._idle.set()
+
+    def enter(self) -> None:
+        """Count a visitor's stream."""
+        self.visitors += 1
+        if self._idle.is_set():
+            self._idle = trio.Event()
+
+    def leave(self) -> None:
+        """Count a visitor's stream that has ended."""
+        self.visitors -= 1
+        if not self.visitors:
+            self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Wait until no visitor's stream is open."""
+        while self.visitors:
+            await self._idle.wait()
+
+    def retire(self, farewell: Farewell) -> None:
+        """Tell the agent, take no visitors any more, and end soon; the first reason stands."""
+        if self.farewell is None:
+            self.farewell = farewell
+            if farewell.message is not None:
+                self.channel.post(farewell.message)
+            self.retired.set()
+
+
+@final
+class Sessions:
+    """Every attached agent of a relay."""
+
+    def __init__(self, suffixes: Iterable[Hostname], *, open_to_all: bool, agents_max: int) -> None:
+        self._suffixes = tuple(suffixes)
+        self._open = open_to_all
+        self._agents_max = agents_max
+        self._sessions: dict[KeyId, list[AgentSession]] = {}
+        self._count = 0
+        self._gone = trio.Event()
+        self.routes: RouteTable[AgentSession] = RouteTable(lambda session: session.visitors)
+        self.authorized = AuthorizedAgents()
+        """The list in force; changed through `reauthorize`."""
+
+    def __len__(self) -> int:
+        return self._count
+
+    def all(self) -> list[AgentSession]:
+        """Return every attached agent."""
+        return [session for group in self._sessions.values() for session in group]
+
+    def entry(self, key_id: KeyId) -> AuthorizedAgent | None:
+        """Return what the list says of a key; with `--open` an unknown key has an empty entry."""
+        entry = self.authorized.get(key_id)
+        if entry is None and self._open:
+            return AuthorizedAgent(key_id=key_id)
+        return entry
+
+    def refusal(self, key_id: KeyId) -> control.Rejected | None:
+        """Return why an agent may not attach, or None if it may."""
+        if self.entry(key_id) is None:
+            return control.Rejected(
+                RejectCode.UNAUTHORIZED,
+                f"this relay does not know the key; its operator lets it in with: trunnel authorize {key_id}",
+            )
+        if self._count >= self._agents_max and key_id not in self._sessions:
+            return control.Rejected(RejectCode.OVERLOADED, "the relay has all the agents it takes", limits.BACKOFF_CAP)
+        return None
+
+    def names_of(self, entry: AuthorizedAgent) -> tuple[Hostname, ...]:
+        """Return the public names of an agent: its id and its given names under every suffix."""
+        labels = (entry.key_id.value, *entry.names)
+        return tuple(suffix.under(label) for suffix in self._suffixes for label in labels)
+
+    def attach(self, session: AgentSession) -> None:
+        """Take a welcomed agent in, and retire those that it replaces."""
+        entry = self.entry(session.key_id)
+        if entry is None:
+            raise AssertionError("attach follows refusal")
+        session.label = entry.label
+        for older in self._sessions.get(session.key_id, []):
+            if older.hello.instance == session.hello.instance:
+                self.routes.release(older)
+                older.retire(Farewell(reason="the same agent connected anew", grace=0.0))
+            elif not (older.hello.share and session.hello.share):
+                self.routes.release(older)
+                older.retire(_replaced_by(session))
+        self._sessions.setdefault(session.key_id, []).append(session)
+        self._count += 1
+        self.routes.claim(self.names_of(entry), session, share=session.hello.share)
+
+    def detach(self, session: AgentSession) -> None:
+        """Forget an agent whose session has ended."""
+        self.routes.release(session)
+        group = self._sessions.get(session.key_id, [])
+        if session in group:
+            group.remove(session)
+            self._count -= 1
+            if not group:
+                del self._sessions[session.key_id]
+            self._gone.set()
+            self._gone = trio.Event()
+
+    def reauthorize(self, authorized: AuthorizedAgents) -> list[AgentSession]:
+        """Put a new list in force; return the sessions whose names have changed.
+
+        Agents that are not on it are retired with `revoked` (CONS-03).
+        """
+        self.authorized = authorized
+        changed: list[AgentSession] = []
+        for session in self.all():
+            entry = self.entry(session.key_id)
+            if entry is None:
+                self.routes.release(session)
+                session.retire(Farewell(reason="revoked", message=_REVOKED))
+            elif session.farewell is None and set(self.routes.names(session)) != set(self.names_of(entry)):
+                self.routes.release(session)
+                self.routes.claim(self.names_of(entry), session, share=session.hello.share)
+                session.label = entry.label
+                changed.append(session)
+        return changed
+
+    async def wait_empty(self) -> None:
+        """Wait until no agent is attached."""
+        while self._count:
+            await self._gone.wait()
+
+
+_REVOKED = control.Rejected(RejectCode.REVOKED, "the relay's operator took this key off the list")
+
+
+def _replaced_by(session: AgentSession) -> Farewell:
+    where = control.printable(session.hello.where) or "another machine"
+    reason = f"another agent with this key connected from {session.link.peer.address} ({where})"
+    message = control.Rejected(
+        RejectCode.REPLACED,
+        control.printable(f"{reason}; give each its own with --key-name, or start both with --share"),
+        limits.REPLACED_WAIT,
+    )
+    return Farewell(reason=f"replaced: {reason}", message=message)

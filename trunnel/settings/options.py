@@ -1,0 +1,297 @@
+"""The one table of options: flag, environment variable, TOML key and help of each.
+
+An option `bind-addr` is the flag `--bind-addr`, the variable
+`TRUNNEL_BIND_ADDR` and the TOML key `bind_addr`, always.  `field` is the field
+of the settings object that its value goes to; the few options without one are
+worked out in `settings.load` (they are short for others).
+
+A new option is one line here and one field in `settings.relay` or `.agent`.
+None is a secret now, so there is no `..._FILE` form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final, final
+
+from trunnel.names import Hostname, KeyId, ServerAddress, Target
+from trunnel.settings import values
+from trunnel.settings.agent import DataChoice, ProxyProtocolVersion, TransportChoice
+from trunnel.settings.output import LogFormat, LogLevel
+
+ENVIRONMENT_PREFIX: Final = "TRUNNEL_"
+"""How the names of our environment variables begin."""
+
+
+Flag = str | bool | Sequence[str] | None
+"""What the command line gave for one option; None (or an empty list) when it was not there."""
+
+
+@final
+class Shape(Enum):
+    """How often an option is given."""
+
+    ONE = auto()
+    """Once, with a value."""
+    MANY = auto()
+    """Repeatedly, or once with commas."""
+    SWITCH = auto()
+    """Without a value: `--open` or `--no-open`."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option in all its forms."""
+
+    name: str
+    """As in the flag, without the dashes."""
+    help: str
+    """One sentence for `--help` and the documentation."""
+    parse: Callable[[str], object] = values.parse_switch
+    """Turns the text of one value into a typed one; raises InvalidName."""
+    metavar: str = ""
+    """What stands for the value in the help; empty for switches."""
+    shape: Shape = Shape.ONE
+    field: str | None = None
+    """Field of the settings object."""
+    choices: tuple[str, ...] = ()
+    """The words that are valid, for completion."""
+    panel: str = "Options"
+    """Group in the help."""
+
+    @property
+    def flag(self) -> str:
+        """As on the command line."""
+        return f"--{self.name}"
+
+    @property
+    def key(self) -> str:
+        """As in a TOML file."""
+        return self.name.replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        """As in the environment."""
+        return ENVIRONMENT_PREFIX + self.key.upper()
+
+
+def _switch(name: str, text: str, *, field: str | None = None, panel: str = "Options") -> Option:
+    return Option(name, text, shape=Shape.SWITCH, field=field, panel=panel)
+
+
+def _choice(name: str, text: str, kind: type[values.Choice], *, panel: str = "Options") -> Option:
+    words = tuple(str(word) for word in kind)
+    field = name.replace("-", "_")
+    return Option(name, text, values.parse_choice(kind), "|".join(words), field=field, choices=words, panel=panel)
+
+
+def _limit(name: str, text: str, parse: Callable[[str], object], metavar: str) -> Option:
+    return Option(name, text, parse, metavar, field=name.replace("-", "_"), panel="Limits")
+
+
+_WHERE: Final = "Where it listens"
+_WHO: Final = "Who may connect"
+_TRUST: Final = "Trust in the relay"
+_ORIGIN: Final = "The local service"
+_KEY: Final = "The agent's key"
+_OUTPUT: Final = "Output and files"
+
+STATE_DIR: Final = Option(
+    "state-dir", "Folder of keys and certificates.", values.parse_path, "DIR", field="state_dir", panel=_OUTPUT
+)
+AUTHORIZED_AGENTS: Final = Option(
+    "authorized-agents",
+    "File of agents that may connect, one a line: ID [NAME...] [# label]; `authorized` in the state folder "
+    "if that exists.",
+    values.parse_path,
+    "FILE",
+    field="authorized_agents",
+    panel=_WHO,
+)
+CONFIG: Final = Option("config", "Configuration file (TOML).", values.parse_path, "FILE", panel=_OUTPUT)
+
+JSON: Final = _switch("json", "Events as one JSON object a line.", field="json", panel=_OUTPUT)
+
+OUTPUT_OPTIONS: Final = (
+    JSON,
+    _choice("log-level", "Least level of the log on standard error.", LogLevel, panel=_OUTPUT),
+    _choice("log-format", "Form of the log.", LogFormat, panel=_OUTPUT),
+)
+"""Options of every program that runs until it is stopped."""
+
+RELAY_OPTIONS: Final = (
+    Option(
+        "domain",
+        "Public relay for this domain: listens on every address, port 443, names under the domain.",
+        Hostname.parse,
+        "NAME",
+        Shape.MANY,
+        panel=_WHERE,
+    ),
+    Option("port", "One port for agents and visitors.", values.parse_listen_port, "N", field="port", panel=_WHERE),
+    Option(
+        "bind-addr",
+        "IP address to listen on; repeat for more.",
+        values.parse_address,
+        "ADDR",
+        Shape.MANY,
+        field="bind_addrs",
+        panel=_WHERE,
+    ),
+    Option("api-port", "Port for agents.", values.parse_listen_port, "N", field="api_port", panel=_WHERE),
+    Option("pub-port", "Port for visitors.", values.parse_listen_port, "N", field="pub_port", panel=_WHERE),
+    Option(
+        "alpn-port",
+        "One more port for challenges and visitors.",
+        values.parse_listen_port,
+        "N",
+        field="alpn_port",
+        panel=_WHERE,
+    ),
+    Option(
+        "public-port",
+        "Port that visitors use, where a forward makes it differ from the bound one.",
+        values.parse_public_port,
+        "N",
+        field="public_port",
+        panel=_WHERE,
+    ),
+    Option(
+        "domain-suffix",
+        "Suffix of agents' public names, without the rest of what --domain means; repeat for more.",
+        Hostname.parse,
+        "NAME",
+        Shape.MANY,
+        field="domain_suffixes",
+        panel=_WHERE,
+    ),
+    AUTHORIZED_AGENTS,
+    _switch("open", "Let any agent connect.", field="open", panel=_WHO),
+    Option(
+        "tls-cert",
+        "Certificate chain (PEM) shown to agents.",
+        values.parse_existing_file,
+        "FILE",
+        field="tls_cert",
+        panel=_WHO,
+    ),
+    Option("tls-key", "Its private key (PEM).", values.parse_existing_file, "FILE", field="tls_key", panel=_WHO),
+    _limit("hello-timeout", "Time from accept to a complete ClientHello.", values.parse_seconds, "TIME"),
+    _limit("first-byte-timeout", "Time a stream may wait for the first byte back.", values.parse_seconds, "TIME"),
+    _limit("idle-timeout", "Time without a byte after which a stream ends.", values.parse_seconds, "TIME"),
+    _limit("drain-grace", "Time that streams may go on after the first signal.", values.parse_seconds, "TIME"),
+    _limit(
+        "half-open-per-address",
+        "Connections of one address without a complete ClientHello.",
+        values.parse_count,
+        "N",
+    ),
+    _limit("visitors-per-address", "Visitors of one address.", values.parse_count, "N"),
+    _limit("visitors-total", "Visitors in all.", values.parse_count, "N"),
+    _limit("agents-max", "Agents in all.", values.parse_count, "N"),
+    _limit("streams-per-session", "Visitors of one agent at a time.", values.parse_count, "N"),
+    _limit("stream-window", "Size to which a stream's receive window may grow.", values.parse_window, "SIZE"),
+    STATE_DIR,
+)
+"""Options of `trunnel serve`."""
+
+KEY_OPTIONS: Final = (
+    Option(
+        "key-name",
+        "Which key of the state folder; one running agent a key.",
+        values.parse_key_name,
+        "NAME",
+        field="key_name",
+        panel=_KEY,
+    ),
+    Option("primary-key", "A key file elsewhere.", values.parse_path, "FILE", field="key_file", panel=_KEY),
+    Option(
+        "primary-cert-extension-hex",
+        "Bytes for an extension of the agent's certificate.",
+        values.parse_hex,
+        "HEX",
+        field="cert_extension",
+        panel=_KEY,
+    ),
+)
+"""Options that say which key an agent has."""
+
+AGENT_OPTIONS: Final = (
+    Option("local", "The same as TARGET.", Target.parse, "TARGET", panel=_ORIGIN),
+    Option(
+        "server",
+        "The relay; without it, the one on this machine.",
+        ServerAddress.parse,
+        "HOST[:PORT]",
+        Shape.MANY,
+        panel="The relay",
+    ),
+    Option(
+        "name",
+        "Which name to show, of those the relay's list gives this agent.",
+        values.parse_label,
+        "NAME",
+        field="name",
+        panel="The relay",
+    ),
+    Option(
+        "domain-suffix",
+        "Which of the relay's suffixes to show.",
+        Hostname.parse,
+        "NAME",
+        field="domain_suffix",
+        panel="The relay",
+    ),
+    _switch("share", "Let other agents with the same key serve beside this one.", field="share", panel="The relay"),
+    _choice("transport", "How the relay is reached.", TransportChoice, panel="The relay"),
+    _switch("force-h2", "The same as --transport h2.", panel="The relay"),
+    _choice("data", "The road of visitors' bytes.", DataChoice, panel="The relay"),
+    Option(
+        "relay-pin",
+        "Accept only the relay with this key, as `trunnel serve` prints it.",
+        KeyId.parse_pin,
+        "SPKI",
+        field="relay_pin",
+        panel=_TRUST,
+    ),
+    Option(
+        "relay-ca",
+        "Accept only a relay with a certificate of this CA (PEM).",
+        values.parse_existing_file,
+        "FILE",
+        field="relay_ca",
+        panel=_TRUST,
+    ),
+    _switch("relay-tofu", "Trust a relay on first use, wherever it is.", field="relay_tofu", panel=_TRUST),
+    _switch("relay-strict", "Never trust a relay on first use.", field="relay_strict", panel=_TRUST),
+    _switch(
+        "tls-passthrough",
+        "The service speaks TLS itself; hand it the visitor's.",
+        field="tls_passthrough",
+        panel=_ORIGIN,
+    ),
+    Option(
+        "alpn",
+        "Protocols to agree on with visitors, best first, such as h2,http/1.1.",
+        values.parse_alpn,
+        "PROTOCOL",
+        Shape.MANY,
+        field="alpn",
+        panel=_ORIGIN,
+    ),
+    _choice("proxy-protocol", "Send the service a PROXY header.", ProxyProtocolVersion, panel=_ORIGIN),
+    *KEY_OPTIONS,
+    _limit("origin-connect-timeout", "Time to connect to the local service.", values.parse_seconds, "TIME"),
+    _limit("first-byte-timeout", "Time a stream may wait for its first byte.", values.parse_seconds, "TIME"),
+    _limit("idle-timeout", "Time without a byte after which a stream ends.", values.parse_seconds, "TIME"),
+    _limit("drain-grace", "Time that streams may go on after the first signal.", values.parse_seconds, "TIME"),
+    _limit("stream-window", "Size to which a stream's receive window may grow.", values.parse_window, "SIZE"),
+    STATE_DIR,
+)
+"""Options of `trunnel expose`."""
+
+VARIABLES: Final = frozenset(option.variable for option in (CONFIG, *OUTPUT_OPTIONS, *RELAY_OPTIONS, *AGENT_OPTIONS))
+"""Every environment variable that means something to one of the programs."""
