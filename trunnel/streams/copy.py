@@ -7,6 +7,8 @@ Two tasks, one for each direction.  The rules, for any two streams:
   half-close gets its end when everything is over.
 - Truncation never looks like an end.  A side that breaks while it is read has
   its bytes delivered, then the other side is aborted, never closed.
+- A side that says it wants no more (RST_STREAM with NO_ERROR) has not broken:
+  the rest is read away for a moment and everybody ends in order.
 - A side that breaks while it is written to may have answered before it broke:
   what it sent is still delivered.  If its kernel had its FIN already (EPIPE),
   that answer is whole and ends with FIN; after ECONNRESET an end of file means
@@ -40,7 +42,7 @@ from typing import Final, Literal, final
 
 import trio
 
-from trunnel.errors import ErrorCode
+from trunnel.errors import ErrorCode, StreamReset
 from trunnel.settings import limits
 from trunnel.streams.abort import abort_stream, wait_stream_delivered
 
@@ -148,7 +150,8 @@ class _Side:
         if isinstance(self.stream, trio.abc.HalfCloseableStream):
             try:
                 await self.stream.send_eof()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+                self.sealed = _wants_no_more(exc)
                 return
         self.sealed = True
 
@@ -168,6 +171,12 @@ class _Side:
         if not scope.cancel_called:
             self.gone = True
         self.abort(ErrorCode.CANCEL)
+
+
+def _wants_no_more(error: BaseException) -> bool:
+    """Whether a stream of ours ended a send because its far end is content: RST_STREAM(NO_ERROR), RFC 9113 §8.1."""
+    cause = error.__cause__
+    return isinstance(cause, StreamReset) and cause.code is ErrorCode.NO_ERROR
 
 
 @final
@@ -237,6 +246,8 @@ class _Copy:
             try:
                 await send(chunk)
             except trio.BrokenResourceError as exc:
+                if _wants_no_more(exc):
+                    return await self._discard(source, sink)
                 return self._sink_broke(sink, exc)
             except trio.ClosedResourceError:
                 return self._break(sink, End.ERROR)
@@ -269,6 +280,17 @@ class _Copy:
             await self._source_ended(source, sink)
         else:
             self._break(source, End.RESET)
+
+    async def _discard(self, source: _Side, sink: _Side) -> None:
+        """Read away what *sink* does not want, for a moment: closing with bytes unread would send RST."""
+        sink.sealed = True
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + limits.CLOSE_TIMEOUT)
+        try:
+            while await source.stream.receive_some(limits.COPY_CHUNK):
+                pass
+            source.end = End.FIN
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            source.end = End.FIN  # nothing of it was wanted, so nothing is missing
 
     def _sink_broke(self, sink: _Side, error: trio.BrokenResourceError) -> None:
         """Take a write error of *sink*: this direction is over, *sink*'s own bytes may still come."""

@@ -25,6 +25,8 @@ from trio import socket as tsocket
 from trunnel import capabilities
 from trunnel.settings import limits
 
+_TCP_CLOSE: Final = 7
+"""The state of a connection that is no more (Linux's tcp_states.h)."""
 _LINGER_NOT: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 """`struct linger { l_onoff = 1, l_linger = 0 }`; Windows has shorts."""
 
@@ -80,12 +82,15 @@ async def wait_delivered(sock: tsocket.SocketType) -> bool:
 
 
 def _unacknowledged(sock: tsocket.SocketType) -> int:
-    """Return the bytes in *sock*'s send queue; 0 if it is closed."""
+    """Return the bytes in *sock*'s send queue; 0 if it is closed, or reset: then nobody will acknowledge them."""
     import fcntl  # noqa: PLC0415 - only where HAS_OUTQ says so
     import termios  # noqa: PLC0415
 
     try:
         raw = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+        if capabilities.HAS_TCP_INFO and sock.family != tsocket.AF_UNIX:
+            if sock.getsockopt(tsocket.IPPROTO_TCP, tsocket.TCP_INFO, 1)[0] == _TCP_CLOSE:
+                return 0
     except (OSError, ValueError):
         return 0
     (count,) = struct.unpack("i", raw)

@@ -334,20 +334,21 @@ class TlsStream(trio.abc.HalfCloseableStream):
             self._engine.check_open()
             await trio.lowlevel.checkpoint_if_cancelled()
             try:
-                plaintext = await self._drive(partial(self._incoming.read, wanted))
-                if not plaintext and self._incoming.failure is not None:
-                    await self._flush_alert()
-                    raise trio.BrokenResourceError(str(self._incoming.failure)) from self._incoming.failure
+                plaintext = await self._receive(wanted)
             except trio.BrokenResourceError:
                 self._intact = False
                 raise
             await trio.lowlevel.cancel_shielded_checkpoint()
             return plaintext
 
-    async def _flush_alert(self) -> None:
-        """Send the alert that says why we stopped reading, if the peer takes it."""
+    async def _receive(self, wanted: int) -> bytes:
+        plaintext = await self._drive(partial(self._incoming.read, wanted))
+        failure = self._incoming.failure
+        if plaintext or failure is None:
+            return plaintext
         with trio.move_on_after(limits.CLOSE_TIMEOUT):
-            await self._engine.flush_aside()
+            await self._engine.flush_aside()  # the alert that says why we stop reading
+        raise trio.BrokenResourceError(str(failure)) from failure
 
     def abort(self, code: ErrorCode = ErrorCode.CANCEL) -> None:
         """Close now, without close_notify: RST on a socket, `reset(code)` on a tunnel stream.  Idempotent.
