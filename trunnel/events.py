@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import ClassVar, final
+from typing import ClassVar, cast, final
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
@@ -26,7 +26,7 @@ class Event:
         found: dict[str, Json] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            found[field.name] = list(value) if isinstance(value, tuple) else value
+            found[field.name] = list(cast("tuple[Json, ...]", value)) if isinstance(value, tuple) else value
         return found
 
 
@@ -221,7 +221,7 @@ class AgentRefused(Event):
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisitorRefused(Event):
-    """A visitor was turned away; `verdict` as in `trunnel hello`, or `unknown-name`, `timeout` …"""
+    """A visitor was turned away; `verdict` as in `trunnel hello`, or for example `unknown-name`, `timeout`."""
 
     kind: ClassVar[str] = "visitor_refused"
     peer: str

@@ -20,7 +20,7 @@ import trio
 
 from trunnel.agent.dial import Carrier
 from trunnel.agent.forward import Forwarding, forward_stream
-from trunnel.errors import ErrorCode, Rejected, RemoteProtocolError, SessionClosed
+from trunnel.errors import ErrorCode, LocalProtocolError, Rejected, RemoteProtocolError, SessionClosed
 from trunnel.settings import limits
 from trunnel.streams.nursery import bare_nursery
 from trunnel.transports.base import Peer, Session, Stream
@@ -140,7 +140,7 @@ async def _introduce(link: Session, hello: control.Hello) -> tuple[ControlStream
     if isinstance(answer, control.Rejected):
         raise answer.to_error()
     if not isinstance(answer, control.Welcome):
-        raise AssertionError("the phase admits nothing else")
+        raise LocalProtocolError("the phase admits nothing else")
     if answer.relay != link.peer.key_id.value:
         raise SessionClosed("the relay claims another key than the one it proved", retryable=False)
     return channel, answer

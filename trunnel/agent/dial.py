@@ -8,7 +8,7 @@ a single byte of ours goes out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 import trio
 from OpenSSL import SSL
@@ -69,8 +69,6 @@ class Dialler:
         )
         try:
             decision = await trio.to_thread.run_sync(self._judge, carrier, host)
-            if carrier.alpn != LINK_ALPN_H2:
-                raise ConnectError(f"{self.server} speaks TLS but is not a trunnel relay (or not its port for agents)")
         except BaseException:
             carrier.abort()
             raise
@@ -95,6 +93,8 @@ class Dialler:
         return stream, str(peer[0]).partition("%")[0], int(peer[1])
 
     def _judge(self, carrier: TlsStream, host: str) -> TrustDecision:
+        if carrier.alpn != LINK_ALPN_H2:
+            raise ConnectError(f"{self.server} speaks TLS but is no trunnel relay, or this is not its port for agents")
         return verify_relay(
             PeerChain(carrier.peer_certificates),
             self.server,
@@ -117,7 +117,8 @@ def _reason(error: OSError) -> str:
     """Return why a connection failed, in words; several attempts give one reason."""
     cause = error.__cause__
     if isinstance(cause, BaseExceptionGroup):
-        reasons = {part.strerror for part in cause.exceptions if isinstance(part, OSError) and part.strerror}
+        group = cast("BaseExceptionGroup[BaseException]", cause)
+        reasons = {part.strerror for part in group.exceptions if isinstance(part, OSError) and part.strerror}
         if reasons:
             return " / ".join(sorted(reasons)).lower()
     return (error.strerror or str(error)).lower()

@@ -116,19 +116,20 @@ class Agent:
         """Attach again and again until drained; see the module's head for what else ends it."""
         self._on_event(Starting(agent_id=self.key.key_id.value, target=self._target))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._loop, nursery.cancel_scope)
+            nursery.start_soon(self._loop)
             await self._drain.wait()
             if self.attachment is not None:
                 await self.attachment.drain(self._settings.drain_grace, self._drain_reason or "")
             nursery.cancel_scope.cancel()
 
-    async def _loop(self, scope: trio.CancelScope) -> None:
+    async def _loop(self) -> None:
         attempt = 0
         while True:
             attempt += 1
             started = trio.current_time()
             hint: float | None = None
             self._on_event(Connecting(relay=str(self._dialler.server), transport="h2", attempt=attempt))
+            ended: ConnectError | Rejected | SessionClosed
             try:
                 carrier = await self._dial()
                 ended = await self._attach(carrier)
@@ -254,7 +255,8 @@ class Agent:
         endpoints = self._in_order(attachment)
         wanted = self._settings.name
         if wanted is not None and not any(e.hostname.startswith(f"{wanted}.") for e in endpoints):
-            text = f"the relay has not given this agent the name {wanted}; there: trunnel authorize {self.key.key_id} --name {wanted}"
+            command = f"trunnel authorize {self.key.key_id} --name {wanted}"
+            text = f"the relay has not given this agent the name {wanted}; its operator does so with: {command}"
             self._on_event(Notice(code="name-not-given", text=text))
         leaf = None if self._settings.tls_passthrough or self._terminator is None else self._terminator.leaf
         self.ready_events = tuple(

@@ -7,7 +7,6 @@ import hashlib
 import json as json_module
 import platform
 from collections.abc import Mapping
-from importlib import metadata
 
 import typer
 
@@ -72,14 +71,15 @@ PEM_LINE = 64
 
 def run_version(*, json: bool) -> None:
     """Print the version of trunnel, or also of what it runs on as JSON."""
-    version = metadata.version("trunnel")
+    from trunnel.version import VERSION
+
     if not json:
-        typer.echo(f"trunnel {version}")
+        typer.echo(f"trunnel {VERSION}")
         return
     from trunnel.wire.control import PROTOCOL_VERSION
 
     facts = {
-        "version": version,
+        "version": VERSION,
         "protocol": PROTOCOL_VERSION,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",

@@ -22,7 +22,7 @@ from rich.text import Text
 from trunnel import events
 from trunnel.cli.lines import LineWriter, printable
 from trunnel.cli.output import PlainPrinter
-from trunnel.cli.sentences import curl_command, retry_text, size, visit
+from trunnel.cli.sentences import curl_command, first_line, retry_text, size, visit
 from trunnel.events import Event
 from trunnel.settings import limits
 
@@ -135,7 +135,7 @@ class LivePrinter:
                 self._bytes_out += event.bytes_out
                 self._visitors.append(visit(event))
             case events.Disconnected() | events.RejectedByRelay():
-                facts["Relay"] = printable(f"{event.reason}; {retry_text(event.retry_in)}")
+                facts["Relay"] = f"{first_line(event.reason)}; {retry_text(event.retry_in)}"
             case events.Stopping():
                 facts["Stopping"] = "finishing what is open; Ctrl-C again stops at once"
             case events.Notice():

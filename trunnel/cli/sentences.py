@@ -67,7 +67,7 @@ def _(event: events.StreamClosed) -> list[str]:
 
 @describe.register
 def _(event: events.Disconnected) -> list[str]:
-    return [f"disconnected: {printable(event.reason)}; {retry_text(event.retry_in)}"]
+    return [f"disconnected: {first_line(event.reason)}; {retry_text(event.retry_in)}"]
 
 
 @describe.register
@@ -157,6 +157,11 @@ def visit(closed: events.StreamClosed) -> str:
     """Return one visitor's stream as a line."""
     moved = f"{size(closed.bytes_in)} in, {size(closed.bytes_out)} out, {closed.seconds:.1f} s"
     return printable(f"{closed.visitor}  {moved}  ({closed.visitor_end}/{closed.origin_end})")
+
+
+def first_line(text: str) -> str:
+    """Return the sentence of a reason without the hints that follow it, escaped."""
+    return printable(next(iter(text.splitlines()), ""))
 
 
 def retry_text(seconds: float | None) -> str:

@@ -12,7 +12,7 @@ from trunnel.cli.program import Plan, run_program
 from trunnel.cli.sentences import expose_command
 from trunnel.cli.signals import Drainable
 from trunnel.events import Event, EventSink, Listening, StreamClosed, VisitorRefused
-from trunnel.settings.load import load_relay
+from trunnel.settings.load import PUBLIC_PORT, load_relay
 from trunnel.settings.options import Flag
 from trunnel.settings.paths import make_state_dir
 from trunnel.settings.relay import LOOPBACK, RelaySettings
@@ -24,6 +24,7 @@ class RelayPrinter:
     def __init__(self, writer: LineWriter, settings: RelaySettings) -> None:
         self._writer = writer
         self._plain = PlainPrinter(writer)
+        self._public_port = settings.public_port
         self._suffix = settings.domain_suffixes[0].value
         # A relay that only this machine reaches is dialled by address, any other by its name.
         local = set(settings.bind_addrs) <= set(LOOPBACK) or self._suffix == "localhost"
@@ -35,7 +36,9 @@ class RelayPrinter:
             return
         self._plain(event)
         if isinstance(event, Listening):
-            self._writer.write(f"addresses are https://AGENT.{self._suffix}")
+            port = self._public_port or int(event.visitors[0].rpartition(":")[2])
+            shown = "" if port == PUBLIC_PORT else f":{port}"
+            self._writer.write(f"addresses are https://AGENT.{self._suffix}{shown}")
             self._writer.write("to expose a service on port 3000:")
             self._writer.write(f"  {expose_command(event, host=self._host)}")
 

@@ -18,7 +18,7 @@ from typing import Final, final
 import trio
 from OpenSSL import SSL
 
-from trunnel.errors import ConnectError, ErrorCode, RejectCode, RemoteProtocolError, SessionClosed
+from trunnel.errors import ConnectError, ErrorCode, LocalProtocolError, RejectCode, RemoteProtocolError, SessionClosed
 from trunnel.events import AgentRefused, EventSink, SessionEnded, SessionOpened
 from trunnel.identity.keys import extension_of, id_of
 from trunnel.names import Hostname, KeyId
@@ -55,7 +55,7 @@ def endpoint_of(name: Hostname, public_port: int) -> control.Endpoint:
 class AgentDoor:
     """Takes agents' connections in and keeps their sessions."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of the relay that agents meet, each by its name
         self,
         sessions: Sessions,
         admission: Admission,
@@ -104,7 +104,7 @@ class AgentDoor:
             carrier, Role.CLIENT, peer, authority=self._relay_id.value, window_max=self._settings.stream_window
         ) as link:
             arrival.slot.release()
-            await self._greet(link, arrival.stream_id)
+            await self._greet(link)
 
     @staticmethod
     def _peer_untrusted(carrier: TlsStream, arrival: Arrival) -> Peer:
@@ -113,7 +113,7 @@ class AgentDoor:
         leaf = carrier.peer_certificates[0]
         return Peer(key_id=id_of(leaf), address=str(Address(*arrival.peer)), extension=extension_of(leaf))
 
-    async def _greet(self, link: Session, stream_id: str) -> None:
+    async def _greet(self, link: Session) -> None:
         """Hear the agent's hello and answer it."""
         try:
             channel = ControlStream(link, await link.open_stream(), control.Phase.EXPECT_HELLO)
@@ -123,7 +123,7 @@ class AgentDoor:
             link.abort(str(exc), code=ErrorCode.PROTOCOL_ERROR)
             return
         if not isinstance(hello, control.Hello):
-            raise AssertionError("the phase admits nothing else")
+            raise LocalProtocolError("the phase admits nothing else")
         refusal = self._refusal(hello, link)
         if refusal is not None:
             await self._reject(link, channel, refusal)

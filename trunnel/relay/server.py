@@ -37,7 +37,7 @@ from trunnel.relay.sessions import Farewell, Sessions
 from trunnel.relay.visitors import VisitorDoor
 from trunnel.settings import limits
 from trunnel.settings.relay import RelaySettings
-from trunnel.streams.listen import HostPort, TcpListener, open_listeners
+from trunnel.streams.listen import HostPort, open_listeners
 from trunnel.transports.alpn import LINK_ALPN_H2
 from trunnel.wire import control
 from trunnel.wire.clienthello import ClientHello
@@ -211,7 +211,7 @@ async def serve_relay(
         bound.close()
 
 
-async def _serve(  # noqa: PLR0913 - the parts that `serve_relay` made
+async def _serve(
     settings: RelaySettings,
     bound: BoundRelay,
     sessions: Sessions,
@@ -258,9 +258,7 @@ async def _serve(  # noqa: PLR0913 - the parts that `serve_relay` made
         nursery.cancel_scope.cancel()
 
 
-async def _drain(
-    bound: BoundRelay, agents: AgentDoor, sessions: Sessions, grace: float, on_event: EventSink
-) -> None:
+async def _drain(bound: BoundRelay, agents: AgentDoor, sessions: Sessions, grace: float, on_event: EventSink) -> None:
     """Stop accepting, tell every agent, and wait for visitors and agents to go."""
     bound.close()
     agents.draining = True

@@ -141,7 +141,7 @@ class Sessions:
     def names_of(self, entry: AuthorizedAgent) -> tuple[Hostname, ...]:
         """Return the public names of an agent: its id and its given names under every suffix."""
         labels = (entry.key_id.value, *entry.names)
-        return tuple(suffix.under(label) for suffix in self._suffixes for label in labels)
+        return tuple(suffix.under(str(label)) for suffix in self._suffixes for label in labels)
 
     def attach(self, session: AgentSession) -> None:
         """Take a welcomed agent in, and retire those that it replaces."""

@@ -121,7 +121,7 @@ class _Layers:
         chosen = self.flags.get(options.CONFIG.key) or self.environ.get(options.CONFIG.variable)
         if chosen:
             return Path(str(chosen)).expanduser()
-        return next((path for path in config_candidates(self.program, self.environ) if path.is_file()), None)
+        return next((path for path in config_candidates(self.program, self.environ) if _is_there(path)), None)
 
     def _accept(self, table: Mapping[str, object]) -> Mapping[str, object]:
         """Return *table* with its keys in canonical form, without the unknown ones."""
@@ -156,6 +156,14 @@ class _Layers:
             return None
         texts = _texts_of(option, self.table[option.key], file=str(self.file))
         return _Given(option=option, texts=texts, source=str(self.file))
+
+
+def _is_there(path: Path) -> bool:
+    """Whether *path* is a file; in a folder that this user may not search, it is not ours to read."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _split(option: Option, texts: Sequence[str]) -> tuple[str, ...]:

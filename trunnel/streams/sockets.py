@@ -88,10 +88,14 @@ def _unacknowledged(sock: tsocket.SocketType) -> int:
 
     try:
         raw = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
-        if capabilities.HAS_TCP_INFO and sock.family != tsocket.AF_UNIX:
-            if sock.getsockopt(tsocket.IPPROTO_TCP, tsocket.TCP_INFO, 1)[0] == _TCP_CLOSE:
-                return 0
+        if capabilities.HAS_TCP_INFO and sock.family in (tsocket.AF_INET, tsocket.AF_INET6):
+            is_gone = sock.getsockopt(tsocket.IPPROTO_TCP, tsocket.TCP_INFO, 1)[0] == _TCP_CLOSE
+            return 0 if is_gone else _outq(raw)
     except (OSError, ValueError):
         return 0
+    return _outq(raw)
+
+
+def _outq(raw: bytes) -> int:
     (count,) = struct.unpack("i", raw)
     return int(count)

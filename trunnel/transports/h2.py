@@ -39,11 +39,30 @@ class H2Session(Session):
     """See the module's head; made by `open_h2_session`."""
 
     __slots__ = (
-        "_accepted", "_arrival", "_bytes_in", "_bytes_out", "_carrier", "_closed", "_closing", "_going_away",
-        "_heard", "_offers", "_peer", "_ping_sent", "_queued", "_receiver", "_room", "_scope", "_streams", "_wake", "h2",
+        "_accepted",
+        "_arrival",
+        "_bytes_in",
+        "_bytes_out",
+        "_carrier",
+        "_closed",
+        "_closing",
+        "_going_away",
+        "_heard",
+        "_offers",
+        "_peer",
+        "_ping_sent",
+        "_queued",
+        "_receiver",
+        "_room",
+        "_scope",
+        "_streams",
+        "_wake",
+        "h2",
     )
 
-    def __init__(self, carrier: trio.abc.HalfCloseableStream, role: Role, peer: Peer, *, authority: str, window_max: int) -> None:
+    def __init__(
+        self, carrier: trio.abc.HalfCloseableStream, role: Role, peer: Peer, *, authority: str, window_max: int
+    ) -> None:
         now = trio.current_time()
         self.h2 = H2Connection(role, now=now, authority=authority, window_max=window_max)
         """The connection's state; for this package only."""
@@ -208,7 +227,7 @@ class H2Session(Session):
         try:
             while chunk := await self._carrier.receive_some(limits.READ_SLICE):
                 self._heard = now = trio.current_time()
-                for event in self._receiver.feed_untrusted(chunk, now=now):
+                for event in self._receiver.feed_untrusted(bytes(chunk), now=now):
                     self._on_event(event, now)
                 if self.h2.output_pending:
                     self._wake.set()
@@ -261,7 +280,9 @@ class H2Session(Session):
                 self.wake_writer()
             for _ in range(int(limits.HEARTBEAT // limits.STALLED_AFTER)):
                 self._relieve()
-                await trio.sleep(min(limits.STALLED_AFTER, max(0.0, self._heard + limits.DEAD_AFTER - trio.current_time())))
+                await trio.sleep(
+                    min(limits.STALLED_AFTER, max(0.0, self._heard + limits.DEAD_AFTER - trio.current_time()))
+                )
 
     def _relieve(self) -> None:
         """Reset the fullest stalled stream when unread bytes take up the session's credit."""
@@ -277,37 +298,46 @@ class H2Session(Session):
     def _on_event(self, event: events.H2Event, now: float) -> None:
         match event:
             case events.BytesReceived(stream_id, payload):
-                self._bytes_in += len(payload)
-                stream = self._streams.get(stream_id)
-                if stream is not None:
-                    stream.deliver(payload)
-                else:
-                    self.h2.discard(len(payload))
+                self._on_bytes(stream_id, payload)
             case events.WindowOpened(stream_id):
                 self._on_window(stream_id)
             case events.StreamOpened(stream_id):
                 self._on_opened(stream_id)
             case events.StreamEnded(stream_id):
-                if (stream := self._streams.get(stream_id)) is not None:
-                    stream.deliver_eof()
-                self._signal_room()
+                self._on_ended(stream_id)
             case events.StreamAborted(stream_id, code):
-                if (stream := self._streams.pop(stream_id, None)) is not None:
-                    stream.deliver_reset(code)
-                    self._signal_room()
+                self._on_aborted(stream_id, code)
             case events.PingAnswered():
-                if self._ping_sent is not None:
-                    self.h2.round_trip = now - self._ping_sent
-                    self._ping_sent = None
+                self.h2.round_trip = now - (self._ping_sent or now)
+                self._ping_sent = None
             case events.GoneAway(code, _, debug):
                 self._on_gone_away(code, debug)
 
+    def _on_bytes(self, stream_id: int, payload: bytes) -> None:
+        self._bytes_in += len(payload)
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self.h2.discard(len(payload))
+        else:
+            stream.deliver(payload)
+
+    def _on_ended(self, stream_id: int) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.deliver_eof()
+        self._signal_room()
+
+    def _on_aborted(self, stream_id: int, code: ErrorCode) -> None:
+        stream = self._streams.pop(stream_id, None)
+        if stream is not None:
+            stream.deliver_reset(code)
+        self._signal_room()
+
     def _on_window(self, stream_id: int) -> None:
         if stream_id:
-            found = self._streams.get(stream_id)
-            opened = () if found is None else (found,)
+            opened = [self._streams[stream_id]] if stream_id in self._streams else []
         else:
-            opened = tuple(self._streams.values())
+            opened = list(self._streams.values())
             self._signal_room()
         for stream in opened:
             if stream.pending is None:
@@ -325,7 +355,7 @@ class H2Session(Session):
         self._arrival.set()
 
     def _on_gone_away(self, code: ErrorCode, debug: bytes) -> None:
-        reason = f"the peer said goodbye: {code.name} {ascii(debug.decode('ascii', 'replace'))}"
+        reason = f"the peer said goodbye: {code.name} {debug.decode('ascii', 'replace')!a}"
         if code is ErrorCode.NO_ERROR:
             self._going_away = self._going_away or SessionClosed(reason, code=code)
             self._signal_room()

@@ -57,7 +57,18 @@ class Role(Enum):
 class StreamState:
     """What the connection knows of one open stream."""
 
-    __slots__ = ("answered", "receive_left", "received", "returned", "send_window", "sent", "stream_id", "they_ended", "we_ended", "window")
+    __slots__ = (
+        "answered",
+        "receive_left",
+        "received",
+        "returned",
+        "send_window",
+        "sent",
+        "stream_id",
+        "they_ended",
+        "we_ended",
+        "window",
+    )
 
     def __init__(self, stream_id: int, *, send_window: int, window: ReceiveWindow) -> None:
         self.stream_id = stream_id
@@ -274,9 +285,7 @@ class H2Connection:
         stream = self.streams.get(stream_id)
         if stream is None or stream.they_ended:
             return
-        stream.returned += amount + stream.window.consumed(
-            amount, unread=unread, now=now, round_trip=self.round_trip
-        )
+        stream.returned += amount + stream.window.consumed(amount, unread=unread, now=now, round_trip=self.round_trip)
         if stream.returned >= stream.window.size // 2:
             stream.receive_left += stream.returned
             self._window_update(stream_id, stream.returned)

@@ -266,7 +266,7 @@ class H2Receiver:
         if header.stream_id and int.from_bytes(payload[:4], "big") & frames.STREAM_ID_MASK == header.stream_id:
             self._provoked_reset(header.stream_id, ErrorCode.PROTOCOL_ERROR)
 
-    def _on_push_promise(self, header: FrameHeader, payload: bytes) -> None:
+    def _on_push_promise(self, _header: FrameHeader, _payload: bytes) -> None:
         raise RemoteProtocolError("PUSH_PROMISE, which we did not enable")
 
     def _on_ping(self, header: FrameHeader, payload: bytes) -> None:

@@ -44,7 +44,18 @@ class StreamOwner(Protocol):
 class H2Stream(Stream):
     """A bidirectional stream inside an HTTP/2 connection."""
 
-    __slots__ = ("_closed", "_conflict", "_error", "_inbox", "_owner", "_reset_code", "_stream_id", "_taken", "last_read", "pending")
+    __slots__ = (
+        "_closed",
+        "_conflict",
+        "_error",
+        "_inbox",
+        "_owner",
+        "_reset_code",
+        "_stream_id",
+        "_taken",
+        "last_read",
+        "pending",
+    )
 
     def __init__(self, owner: StreamOwner, stream_id: int) -> None:
         self._owner = owner
@@ -218,5 +229,3 @@ class H2Stream(Stream):
     def lose(self, reason: BaseException) -> None:
         """Break both directions: the session has ended."""
         self._fail(reason)
-
-

@@ -26,7 +26,18 @@ from trunnel.transports.inbox import Inbox
 class MemoryStream(Stream):
     """One end of an in-process stream."""
 
-    __slots__ = ("_closed", "_conflict", "_error", "_far", "_inbox", "_number", "_reset_code", "_room", "_sent_eof", "_session")
+    __slots__ = (
+        "_closed",
+        "_conflict",
+        "_error",
+        "_far",
+        "_inbox",
+        "_number",
+        "_reset_code",
+        "_room",
+        "_sent_eof",
+        "_session",
+    )
 
     def __init__(self, session: MemorySession, number: int) -> None:
         self._session = session
@@ -185,7 +196,19 @@ class MemoryStream(Stream):
 class MemorySession(Session):
     """One end of an in-process session; see `memory_session_pair`."""
 
-    __slots__ = ("_accepted", "_arrival", "_closed", "_closing", "_far", "_next", "_peer", "_received", "_sent", "_streams", "refusing")
+    __slots__ = (
+        "_accepted",
+        "_arrival",
+        "_closed",
+        "_closing",
+        "_far",
+        "_next",
+        "_peer",
+        "_received",
+        "_sent",
+        "_streams",
+        "refusing",
+    )
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
@@ -260,7 +283,7 @@ class MemorySession(Session):
             await self._arrival.wait()
         return self._accepted.popleft()
 
-    def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
+    def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:  # noqa: ARG002 - nobody to tell
         """Refuse new streams from now on."""
         self.refusing = True
 
