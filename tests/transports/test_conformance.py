@@ -30,7 +30,10 @@ async def h2_over_sockets() -> AsyncIterator[tuple[Session, Session]]:
     async with listener:
         dialled = await trio.testing.open_stream_to_socket_listener(listener)
         accepted = await listener.accept()
-    async with open_h2_session(accepted, Role.CLIENT, AGENT) as relay, open_h2_session(dialled, Role.SERVER, RELAY) as agent:
+    async with (
+        open_h2_session(accepted, Role.CLIENT, AGENT) as relay,
+        open_h2_session(dialled, Role.SERVER, RELAY) as agent,
+    ):
         yield relay, agent
 
 

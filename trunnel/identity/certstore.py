@@ -59,7 +59,7 @@ __all__ = ["Leaf", "LeafStore", "atomic_write", "leaf_certificate", "leaf_proves
 logger = logging.getLogger(__name__)
 
 _PROOF_DOMAIN: Final = b"trunnel leaf key v1\0"
-_COMMON_NAME: Final = "trunnel endpoint"
+_SUBJECT: Final = "trunnel endpoint"
 _CERTIFICATE_MODE: Final = 0o644
 _STEM_MAX: Final = 100
 """Characters of a host name used as a file name as it is; a longer one is cut and told apart by a digest."""
@@ -164,7 +164,7 @@ def leaf_certificate(
 
     Source: RFC 5280 §4.2.1; for a leaf as its own trust anchor, RFC 5280 §6.1 (d).
     """
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, _COMMON_NAME)])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, _SUBJECT)])
     public_key = key.private_key.public_key()
     start = now - timedelta(days=limits.BACKDATE_DAYS)
     builder = (

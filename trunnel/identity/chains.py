@@ -125,7 +125,7 @@ def check_chain(chain: PeerChain, server: ServerAddress, *, roots: crypto.X509St
     return _check_use(leaf) or _check_name(leaf, server.host)
 
 
-def read_through_untrusted(chain: PeerChain) -> None:
+def require_readable(chain: PeerChain) -> None:
     """Read every field of a peer's *chain* that is shown or compared later: they are parsed at first sight.
 
     Raises:

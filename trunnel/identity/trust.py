@@ -162,7 +162,7 @@ def verify_relay(
         ConfigError: The CA file or the file of known relays cannot be used, or a first use not be remembered.
     """
     try:
-        chains.read_through_untrusted(chain)
+        chains.require_readable(chain)
         relay_id = id_of(chain.certificates[0])
     except RemoteProtocolError as exc:
         raise RelayIdentityError(f"the relay at {server}: {exc.reason}") from exc

@@ -238,12 +238,13 @@ class TlsStream(trio.abc.HalfCloseableStream):
             try:
                 return step()
             except SSL.WantReadError:
-                await self._engine.wait_input()
+                wait = self._engine.wait_input
             except SSL.WantWriteError:
-                await self._engine.wait_output()
+                wait = self._engine.wait_output
             except SSL.Error as exc:
                 cause = explain(exc)
                 raise trio.BrokenResourceError(str(cause)) from cause
+            await wait()
 
     def _check_sendable(self) -> None:
         self._engine.check_open()
@@ -370,9 +371,11 @@ class TlsStream(trio.abc.HalfCloseableStream):
         Cancellation: closed at once, without close_notify if it was not sent yet.
         """
         forced = cancelled_already() or self._engine.closed
-        if not forced and self._intact and self._sending is _Sending.OPEN:
+        if not forced and self._intact and self._sending is not _Sending.BROKEN:
             with trio.move_on_after(limits.CLOSE_TIMEOUT, shield=True) as goodbye, contextlib.suppress(*GONE):
-                await self._finish_sending()
+                if self._sending is _Sending.OPEN:
+                    await self._finish_sending()
+                self._engine.check_open()
                 self._incoming.discard()
             forced = goodbye.cancelled_caught
         self._engine.closed = True

@@ -1,0 +1,125 @@
+# Everything a developer runs.  Needs Python >= 3.11 (with venv), make and a package index;
+# `make` alone lists the targets.  The environment is .venv, made from constraints.txt.
+
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# -bb: comparing bytes with str is an error.
+PY := $(BIN)/python -bb
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+FUZZ_SECONDS ?= 60
+PYTEST_ARGS ?=
+
+CORE := $(VENV)/.core
+TEST := $(VENV)/.test
+LINT := $(VENV)/.lint
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint format types contracts rules e2e test-slow rows bench bench-quick fuzz fuzz-deep coverage package clean
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  \1|/' | awk -F'|' '{printf "%-14s%s\n", $$1, $$2}'
+
+# --- the environment ---
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "trunnel needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo absent). Try: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "This Python has no venv. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(CORE): pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing trunnel into $(VENV)"
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(TEST): $(CORE)
+	@echo "installing what the tests need"
+	@$(PIP) install -c constraints.txt -e '.[test]'
+	@touch $@
+
+$(LINT): $(TEST)
+	@echo "installing linters and type checkers"
+	@$(PIP) install -c constraints.txt -e '.[test,lint]'
+	@touch $@
+
+# --- try it ---
+
+demo: $(CORE) ## a relay, an agent and an origin on this machine (ARGS=--once: one request, then exit)
+	@$(PY) -m scripts.demo $(ARGS)
+
+# --- the wall ---
+
+test: $(TEST) ## all tests but the slow ones and those of whole processes
+	@$(PY) -m pytest -q -m "not e2e and not slow" $(PYTEST_ARGS)
+
+check: lint types contracts fuzz ## everything that must be green before a commit
+	@$(PY) -m pytest -q -m "not slow" $(PYTEST_ARGS)
+
+lint: $(LINT) ## style, spelling, formatting
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { echo "unformatted: run 'make format'" >&2; exit 1; }
+	@$(BIN)/codespell
+	@echo "lint: clean"
+
+format: $(LINT) ## put code and imports into their form
+	@$(BIN)/ruff check --quiet --select I --fix .
+	@$(BIN)/ruff format .
+
+types: $(LINT) ## mypy and pyright, both strict
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/pyright >$(VENV)/pyright.txt || { cat $(VENV)/pyright.txt; exit 1; }
+	@echo "types: clean"
+
+contracts: $(LINT) ## the layers and the forbidden imports
+	@$(BIN)/lint-imports --no-cache >$(VENV)/contracts.txt || { cat $(VENV)/contracts.txt; exit 1; }
+	@echo "contracts: kept"
+
+rules: $(TEST) ## the source rules alone
+	@$(PY) -m pytest -q tests/rules $(PYTEST_ARGS)
+
+e2e: $(TEST) ## the command line as real processes
+	@$(PY) -m pytest -q -m "e2e and not slow" $(PYTEST_ARGS)
+
+test-slow: $(TEST) ## the tests marked slow
+	@$(PY) -m pytest -q -m slow $(PYTEST_ARGS)
+
+coverage: $(LINT) ## branch coverage of `make test`
+	@$(BIN)/python -m coverage run -m pytest -q -m "not e2e and not slow" $(PYTEST_ARGS)
+	@$(BIN)/python -m coverage report
+
+# --- measure ---
+
+rows: $(TEST) ## rows of the reliability catalogue (ROWS="LOAD-07 NET-13")
+	@$(PY) -m scripts.rows $(ROWS)
+
+bench: $(TEST) ## throughput and latency, against bare connections in the same run
+	@$(PY) -m scripts.bench $(ARGS)
+
+bench-quick: $(TEST) ## the same in a minute
+	@$(PY) -m scripts.bench --quick $(ARGS)
+
+fuzz: $(TEST) ## every fuzz target, at most a minute in all (FUZZ_SECONDS, ARGS="--target X")
+	@$(PY) -m fuzz.run --seconds $(FUZZ_SECONDS) $(ARGS)
+
+fuzz-deep: $(TEST) ## every fuzz target for long
+	@$(PY) -m fuzz.run --deep $(ARGS)
+
+# --- ship ---
+
+package: $(TEST) ## wheel and sdist in dist/, the wheel tried in an environment of its own
+	@rm -rf dist build/smoke
+	@$(PIP) install -c constraints.txt build
+	@$(BIN)/python -m build --outdir dist . >$(VENV)/build.txt 2>&1 || { cat $(VENV)/build.txt; exit 1; }
+	@$(PYTHON) -m venv build/smoke
+	@build/smoke/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt dist/*.whl
+	@build/smoke/bin/trunnel version
+	@rm -rf build/smoke
+	@ls dist
+
+clean: ## remove all that make made
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Fuzz targets: functions that take a stranger's bytes and assert invariants (see README.md)."""

@@ -1,0 +1,1 @@
+"""Programs for developers: demo, rows of the reliability catalogue, benchmarks."""

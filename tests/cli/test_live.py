@@ -1,0 +1,142 @@
+"""The live view: what stands on the screen after which event."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import pytest
+import trio
+from rich.console import Console
+
+from tests.cli.test_output import CLOSED, EVERY_EVENT, HOSTILE, READY
+from trunnel import events
+from trunnel.cli.lines import LineWriter
+from trunnel.cli.live import LivePrinter, TerminalFile
+from trunnel.cli.logs import dropped_line
+from trunnel.settings import limits
+
+
+class Terminal(io.StringIO):
+    """A buffer that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def live_view(stdout: io.StringIO, stderr: io.StringIO | None = None) -> LivePrinter:
+    """Return a live view that draws into *stdout*, 100 columns wide."""
+    writer = LineWriter(stdout, dropped=dropped_line)
+    console = Console(file=TerminalFile(writer), width=100, height=40, force_terminal=True)  # type: ignore[arg-type]
+    return LivePrinter(writer, LineWriter(stderr or io.StringIO(), dropped=dropped_line), console=console)
+
+
+def shown(view: LivePrinter) -> str:
+    """Return the picture as text."""
+    console = Console(file=io.StringIO(), width=200)
+    console.print(view.picture())
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_picture_has_what_a_person_wants_to_know() -> None:
+    view = live_view(io.StringIO())
+    for event in (events.Starting(agent_id="abcdefgh" + "i" * 44, target="localhost:3000"), READY, CLOSED, CLOSED):
+        view(event)
+    view(events.OriginState(state="down", cause="connection refused"))
+    picture = shown(view)
+    view.close()
+    for part in (
+        "https://abc.localhost:8443",
+        "abcdefgh",
+        "h2, session",
+        "2 so far, 20 B in, 5.7 MiB out",
+        "--cacert '/state dir/leaf.pem'",
+        "AA:BB",
+        "down  connection refused",
+    ):
+        assert part in picture
+
+
+def test_any_event_leaves_a_printable_picture() -> None:
+    view = live_view(io.StringIO())
+    for event in EVERY_EVENT:
+        view(event)
+        assert all(line.isprintable() for line in shown(view).splitlines())
+    view.close()
+
+
+def test_only_the_last_visitors_are_kept() -> None:
+    view = live_view(io.StringIO())
+    for _ in range(3 * limits.LIVE_VISITORS):
+        view(CLOSED)
+    assert shown(view).count("fin/") == limits.LIVE_VISITORS
+    view.close()
+
+
+def test_log_lines_go_above_the_picture_while_it_stands() -> None:
+    stdout, stderr = io.StringIO(), Terminal()
+    writer = LineWriter(stderr, dropped=dropped_line)
+    view = LivePrinter(
+        LineWriter(stdout, dropped=dropped_line),
+        writer,
+        console=Console(file=stdout, width=100, force_terminal=True),
+    )
+    writer.write("a log line")
+    view.close()
+    writer.write("a later line")
+    assert "a log line" in stdout.getvalue()
+    assert stderr.getvalue() == "a later line\n"
+
+
+def test_once_closed_events_are_plain_lines_and_the_cursor_is_back() -> None:
+    stdout = io.StringIO()
+    view = live_view(stdout)
+    assert "\x1b[?25l" in stdout.getvalue()
+    view.close()
+    view.close()
+    assert "\x1b[?25h" in stdout.getvalue()
+    view(events.Stopped(exit_code=0))
+    assert stdout.getvalue().endswith("stopped\n")
+
+
+async def test_only_what_changed_is_redrawn(autojump_clock: trio.testing.MockClock) -> None:
+    del autojump_clock
+    stdout = io.StringIO()
+    view = live_view(stdout)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(view.keep_fresh)
+        await trio.sleep(10 * limits.LIVE_REFRESH)
+        quiet = len(stdout.getvalue())
+        await trio.sleep(10 * limits.LIVE_REFRESH)
+        assert len(stdout.getvalue()) == quiet
+        view(READY)
+        await trio.sleep(2 * limits.LIVE_REFRESH)
+        assert "https://abc.localhost:8443" in stdout.getvalue()[quiet:]
+        nursery.cancel_scope.cancel()
+    view.close()
+
+
+async def test_a_terminal_that_takes_nothing_stops_the_picture_only(autojump_clock: trio.testing.MockClock) -> None:
+    del autojump_clock
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as file:
+        writer = LineWriter(file, dropped=dropped_line)
+        while not writer.blocked:
+            writer.write("x" * limits.OUTPUT_CHUNK)
+        console = Console(file=TerminalFile(writer), width=80, force_terminal=True)  # type: ignore[arg-type]
+        view = LivePrinter(writer, LineWriter(None, dropped=dropped_line), console=console)
+        with trio.move_on_after(1):
+            await view.keep_fresh()
+        view(events.Notice(code="c", text=HOSTILE))
+        view.close()
+        os.close(reading)
+
+
+@pytest.mark.parametrize("name", ["write", "isatty", "writable"])
+def test_rich_finds_the_methods_of_a_file(name: str) -> None:
+    file = TerminalFile(LineWriter(None, dropped=dropped_line))
+    assert callable(getattr(file, name))
+    assert file.isatty()
+    assert file.writable()
+    assert file.encoding == "utf-8"

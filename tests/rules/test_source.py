@@ -1,0 +1,97 @@
+"""The source rules: each check holds for each module it is meant for.
+
+A breach is mended in the source.  Where a rule really does not fit, the
+exception is listed here by name with its reason; an entry that is no longer
+needed fails too.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.rules import concurrency, shape
+from tests.rules.sources import Module, modules, refuse
+
+Check = Callable[[Module], Iterator[str]]
+
+EVERYWHERE: tuple[Check, ...] = (
+    shape.short_file,
+    shape.short_functions,
+    shape.module_docstring,
+    shape.ascii_identifiers,
+    shape.plain_words,
+    concurrency.shields_have_deadlines,
+)
+IN_THE_PACKAGE: tuple[Check, ...] = (
+    shape.few_public_methods,
+    concurrency.bounded_channels,
+    concurrency.no_async_generators,
+    concurrency.no_yield_inside_scope,
+)
+
+TASK_BOUNDARIES: dict[tuple[str, str], str] = {}
+"""(file, function) -> whose failure ends there, logged and counted: the only places of `except Exception`."""
+
+SANS_IO_BANNED = frozenset({"trio", "ssl", "socket", "time", "random", "logging", "OpenSSL"})
+"""Modules that codecs do without; the import contracts say it of indirect imports and of policies too."""
+
+TYPE_IGNORES_MAX = 10
+"""`type: ignore` comments in the package (and none in wire/)."""
+
+
+@pytest.mark.parametrize("check", EVERYWHERE, ids=lambda check: check.__name__)
+def test_rule_holds_in_every_module(check: Check) -> None:
+    refuse(breaches(check, modules()))
+
+
+@pytest.mark.parametrize("check", IN_THE_PACKAGE, ids=lambda check: check.__name__)
+def test_rule_holds_in_the_package(check: Check) -> None:
+    refuse(breaches(check, modules("trunnel")))
+
+
+def test_exceptions_are_caught_by_kind_except_at_the_task_boundaries() -> None:
+    found = {
+        (module.path, function): f"{module.path}:{breach}"
+        for module in modules("trunnel")
+        for function, breach in concurrency.broad_excepts(module)
+    }
+    refuse([breach for place, breach in found.items() if place not in TASK_BOUNDARIES])
+    assert [place for place in TASK_BOUNDARIES if place not in found] == [], "listed, but no longer there"
+
+
+def test_codecs_import_nothing_that_waits_or_guesses() -> None:
+    found = [
+        f"{module.path}:{node.lineno}: {imported}"
+        for module in modules("trunnel")
+        if module.package == "trunnel/wire"
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for imported in _imported(node)
+        if imported.partition(".")[0] in SANS_IO_BANNED
+    ]
+    refuse(found)
+
+
+def test_type_checks_are_rarely_silenced() -> None:
+    silenced = [
+        f"{module.path}:{number}"
+        for module in modules("trunnel")
+        for number, line in enumerate(module.text.splitlines(), start=1)
+        if "# type: ignore" in line or "# pyright: ignore" in line
+    ]
+    refuse([place for place in silenced if place.startswith("trunnel/wire/")])
+    assert len(silenced) <= TYPE_IGNORES_MAX, silenced
+
+
+def breaches(check: Check, among: tuple[Module, ...]) -> list[str]:
+    """Run *check* on each module; breaches are prefixed with the path."""
+    return [f"{module.path}:{breach}" for module in among for breach in check(module)]
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""]

@@ -1,0 +1,79 @@
+"""Control messages for the tests, and how to run a decoder."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable
+
+from tests.wire.three_way import Parsed
+from trunnel.names import KeyId
+from trunnel.wire.control import (
+    ControlDecoder,
+    Drain,
+    Endpoint,
+    Endpoints,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Rejected,
+    SessionLimits,
+    Welcome,
+    encode,
+)
+
+KEY = KeyId.of_spki(b"a key").value
+INSTANCE = "0123456789abcdef" * 2
+LIMITS = SessionLimits(streams=1000, heartbeat=10.0, dead_after=20.0, first_byte_timeout=30.0, idle_timeout=3600.0)
+ENDPOINT = Endpoint(hostname="demo.example.com", url="https://demo.example.com")
+HELLO = Hello(versions=[1], instance=INSTANCE, agent="0.1.0", where="laptop")
+WELCOME = Welcome(
+    version=1,
+    session="s-1",
+    relay=KEY,
+    label="laptop of ü",
+    suffixes=["example.com"],
+    public_port=443,
+    endpoints=[ENDPOINT],
+    limits=LIMITS,
+)
+SAMPLES: list[Message] = [
+    HELLO,
+    WELCOME,
+    Rejected("overloaded", "Too many agents.", 5.0),
+    Rejected("unauthorized", "Unknown key."),
+    Ping(0),
+    Pong(2**53 - 1),
+    Drain(30.0, "Restart."),
+    Endpoints([]),
+    Endpoints([ENDPOINT]),
+]
+
+
+def frame(body: bytes | str) -> bytes:
+    """Build a message by hand."""
+    octets_ = body.encode() if isinstance(body, str) else body
+    return struct.pack("!I", len(octets_)) + octets_
+
+
+def drive(chunks: Iterable[bytes]) -> Parsed:
+    """Run a decoder; what it holds of an unfinished message is not used up."""
+    decoder = ControlDecoder()
+    messages: list[Message] = []
+    fed = b""
+    for chunk in chunks:
+        messages += decoder.feed_untrusted(chunk)
+        fed += chunk
+    return Parsed(messages, fed[len(fed) - decoder.pending :])
+
+
+def decode(wire: bytes) -> Message:
+    """Decode exactly one message."""
+    (message,) = ControlDecoder().feed_untrusted(wire)
+    return message
+
+
+def changed(message: Message, **fields: object) -> bytes:
+    """Return the frame of *message* with some JSON fields replaced."""
+    return frame(json.dumps({**json.loads(encode(message)[4:]), **fields}))
