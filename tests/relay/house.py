@@ -12,7 +12,7 @@ import trio.testing
 from tests.wire.hello_builder import Hello, alpn
 from trunnel.relay.admission import Admission, AdmissionLimits
 from trunnel.relay.ingress import ALL_ROLES, Arrival, Entrance, Role, serve
-from trunnel.streams.listen import TcpListener, open_listeners
+from trunnel.streams.listen import HostPort, TcpListener, open_listeners
 from trunnel.wire.clienthello import ClientHello
 
 NAMED = Hello().with_name(b"a.example")
@@ -69,17 +69,8 @@ class House:
     admission: Admission
 
     async def dial(self, opening: bytes = b"") -> trio.SocketStream:
-        """Connect and send; raises BrokenResourceError if the relay resets the connection first."""
-        try:
-            stream = await trio.open_tcp_stream(*self.listener.address)
-        except OSError as exc:
-            raise trio.BrokenResourceError from exc
-        try:
-            await stream.send_all(opening)
-        except trio.BrokenResourceError:
-            await stream.aclose()
-            raise
-        return stream
+        """Connect and send; see `dial`."""
+        return await dial(self.listener.address, opening)
 
     async def ask(self, opening: bytes, *, eof: bool = False) -> bytes | None:
         """Return what the peer of a connection sees until its end; None if it is reset without a word."""
@@ -95,6 +86,20 @@ class House:
             assert not answer, "a reset must not overtake what was said"
             return None
         return answer
+
+
+async def dial(address: HostPort, opening: bytes = b"") -> trio.SocketStream:
+    """Connect and send; raises BrokenResourceError if the relay resets the connection first."""
+    try:
+        stream = await trio.open_tcp_stream(*address)
+    except OSError as exc:
+        raise trio.BrokenResourceError from exc
+    try:
+        await stream.send_all(opening)
+    except trio.BrokenResourceError:
+        await stream.aclose()
+        raise
+    return stream
 
 
 @asynccontextmanager
