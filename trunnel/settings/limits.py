@@ -287,6 +287,8 @@ AUTHORIZED_SETTLE_LOOKS: Final = 5
 
 # --- control ----------------------------------------------------------------------------------
 
+LINGER_MAX: Final = 4 * MIB
+"""Bytes of a peer that broke the protocol that are read away so that our GOAWAY reaches it."""
 CONTROL_OUTBOX: Final = 64
 """Control messages posted and not sent; an honest peer reads each at once."""
 RETIRE_GRACE: Final = 1.0

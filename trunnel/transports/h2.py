@@ -32,6 +32,7 @@ from trunnel.transports.base import Peer, Session, SessionStatistics, Stream
 from trunnel.transports.h2_connection import H2Connection, Role
 from trunnel.transports.h2_receive import H2Receiver
 from trunnel.transports.h2_stream import H2Stream
+from trunnel.transports.linger import linger
 
 
 @final
@@ -56,6 +57,7 @@ class H2Session(Session):
         "_room",
         "_scope",
         "_streams",
+        "_violated",
         "_wake",
         "h2",
     )
@@ -82,6 +84,7 @@ class H2Session(Session):
         self._going_away: SessionClosed | None = None
         self._heard = now
         self._ping_sent: float | None = None
+        self._violated = False  # the peer broke the protocol and may still be sending
         self._bytes_in = 0
         self._bytes_out = 0
 
@@ -220,6 +223,8 @@ class H2Session(Session):
                     nursery.cancel_scope.cancel()
         finally:
             self._close(SessionClosed("the session was cancelled"), tell=None)
+            if self._violated:
+                await linger(self._carrier)
             with trio.move_on_after(limits.CLOSE_TIMEOUT, shield=True):
                 await self._carrier.aclose()
 
@@ -233,6 +238,7 @@ class H2Session(Session):
                     self._wake.set()
             self._close(SessionClosed("the peer closed the connection"), tell=None)
         except RemoteProtocolError as exc:
+            self._violated = True
             self._close(SessionClosed(f"the peer broke HTTP/2: {exc.reason}", code=exc.code), tell=exc.code)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             self._close(SessionClosed(f"the connection was lost: {exc.__cause__ or exc}"), tell=None)

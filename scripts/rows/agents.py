@@ -1,0 +1,1 @@
+"""Rows about agents that come twice, are revoked, or stop."""

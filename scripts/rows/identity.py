@@ -1,0 +1,1 @@
+"""Rows about keys, certificates, files."""

@@ -1,0 +1,325 @@
+"""The laboratory of the rows: a real relay, real agents, an origin, and a canary that watches.
+
+Everything is on loopback, on ports of the kernel's choice, with state in a
+folder that goes away.  Processes are ours and are stopped by their handle.
+Attackers get source addresses of 127.0.0.0/8 other than the canary's, so that
+limits per address can be told from harm to others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import statistics
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import PIPE, Popen
+from typing import IO
+
+import trio
+
+WAIT = 30.0
+"""Seconds for anything that should take one or two."""
+CANARY_ADDRESS = "127.0.0.99"
+CANARY_EVERY = 0.05
+PAGE = b"canary"
+
+
+def rss_kib(pid: int) -> int:
+    """Return a process's resident memory in KiB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    raise ProcessLookupError(pid)
+
+
+def descriptors(pid: int) -> int:
+    """Return how many descriptors a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Program:
+    """One `trunnel … --json` process."""
+
+    def __init__(self, arguments: Sequence[str], log: IO[bytes], *, nofile: int | None = None) -> None:
+        prefix = [] if nofile is None else ["prlimit", f"--nofile={nofile}:{nofile}"]
+        command = [*prefix, sys.executable, "-m", "trunnel", *arguments, "--json"]
+        self.process = Popen(command, stdout=PIPE, stderr=log)
+        self.events: list[dict[str, object]] = []
+        self._heard = trio.Event()
+
+    @property
+    def pid(self) -> int:
+        """The process id (of trunnel itself: prlimit executes it in place)."""
+        return self.process.pid
+
+    async def listen(self) -> None:
+        """Collect events until the program closes its output."""
+        if self.process.stdout is None:
+            raise AssertionError("programs are started with a pipe")
+        stream = trio.lowlevel.FdStream(os.dup(self.process.stdout.fileno()))
+        rest = b""
+        async with stream:
+            while chunk := await stream.receive_some(65536):
+                *lines, rest = (rest + chunk).split(b"\n")
+                self.events += [json.loads(line) for line in lines]
+                self._heard.set()
+                self._heard = trio.Event()
+
+    async def event(self, kind: str, *, after: int = 0) -> dict[str, object]:
+        """Wait for the first event of *kind* at index *after* or later."""
+        with trio.fail_after(WAIT):
+            while True:
+                for event in self.events[after:]:
+                    if event["event"] == kind:
+                        return event
+                await self._heard.wait()
+
+    async def stop(self) -> int:
+        """Ask it to stop, kill it if it does not; returns its exit status."""
+        self.process.terminate()
+        with trio.move_on_after(WAIT):
+            while self.process.poll() is None:
+                await trio.sleep(0.02)
+        if self.process.poll() is None:
+            self.process.kill()
+        status = self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        return status
+
+
+@dataclass
+class Canary:
+    """Visits a healthy tunnel all the time and keeps the latencies."""
+
+    latencies: list[float] = field(default_factory=list)
+    failures: int = 0
+    stopped: bool = False
+    """Whether the lab is closing: what fails from now on does not count."""
+
+    @property
+    def p99(self) -> float:
+        """Seconds."""
+        ordered = sorted(self.latencies)
+        return ordered[int(len(ordered) * 0.99)] if ordered else float("inf")
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return statistics.median(self.latencies) if self.latencies else float("inf")
+
+    @property
+    def success(self) -> float:
+        """Share of visits that worked."""
+        total = len(self.latencies) + self.failures
+        return len(self.latencies) / total if total else 0.0
+
+    def reset(self) -> None:
+        """Forget what was measured."""
+        self.latencies.clear()
+        self.failures = 0
+
+
+@dataclass
+class Agent:
+    """A real agent, ready."""
+
+    program: Program
+    hostname: str
+    certificate: str
+    agent_id: str
+    state: Path
+
+    def context(self) -> ssl.SSLContext:
+        """Return the TLS context of its visitors."""
+        return ssl.create_default_context(cafile=self.certificate)
+
+
+class Lab:
+    """A relay and what a row needs around it."""
+
+    def __init__(self, nursery: trio.Nursery, folder: Path) -> None:
+        self.nursery = nursery
+        self.folder = folder
+        self.relay: Program
+        self.agents_port = 0
+        self.visitors_port = 0
+        self.relay_id = ""
+        self.log = (folder / "log").open("wb")
+        self._programs: list[Program] = []
+        self._canaries: list[Canary] = []
+
+    def spawn(self, *arguments: str, nofile: int | None = None) -> Program:
+        """Start a program; it is stopped with the lab."""
+        program = Program(arguments, self.log, nofile=nofile)
+        self._programs.append(program)
+        self.nursery.start_soon(program.listen)
+        return program
+
+    async def start_relay(self, *flags: str, nofile: int | None = None) -> None:
+        """Start the relay on ports of the kernel's choice (or those of *flags*)."""
+        ports = [] if "--port" in flags else ["--api-port", "0", "--pub-port", "0"]
+        state = ["--state-dir", str(self.folder / "relay")]
+        self.relay = self.spawn("serve", *ports, *state, *flags, nofile=nofile)
+        listening = await self.relay.event("listening")
+        self.agents_port = _port(listening["agents"])
+        self.visitors_port = _port(listening["visitors"])
+        self.relay_id = str(listening["relay_id"])
+
+    async def start_agent(self, target: int | str, *flags: str, name: str = "agent") -> Agent:
+        """Start an agent and wait until visitors can come."""
+        state = self.folder / name
+        where = ["--server", f"127.0.0.1:{self.agents_port}", "--state-dir", str(state)]
+        program = self.spawn("expose", str(target), *where, *flags)
+        ready = await program.event("ready")
+        certificate = str(ready.get("certificate") or "")
+        return Agent(program, str(ready["hostname"]), certificate, str(ready["agent_id"]), state)
+
+    async def connect(self, *, source: str = "127.0.0.1", port: int | None = None) -> trio.SocketStream:
+        """Connect to the visitors' port from an address of 127.0.0.0/8."""
+        sock = trio.socket.socket()
+        await sock.bind((source, 0))
+        await sock.connect(("127.0.0.1", self.visitors_port if port is None else port))
+        return trio.SocketStream(sock)
+
+    async def visit(self, agent: Agent, *, source: str = CANARY_ADDRESS, path: str = "/") -> bytes:
+        """Fetch *path* through the tunnel over verified TLS; returns the body."""
+        raw = await self.connect(source=source)
+        tls = trio.SSLStream(raw, agent.context(), server_hostname=agent.hostname, https_compatible=True)
+        async with tls:
+            request = f"GET {path} HTTP/1.1\r\nHost: {agent.hostname}\r\nConnection: close\r\n\r\n"
+            await tls.send_all(request.encode())
+            answer = bytearray()
+            while chunk := await tls.receive_some(65536):
+                answer += chunk
+        head, _, body = bytes(answer).partition(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise ConnectionError(head[:80])
+        return body
+
+    async def keep_canary(self, agent: Agent, canary: Canary, *, task_status: trio.TaskStatus[None]) -> None:
+        """Visit *agent* every 50 ms until cancelled."""
+        self._canaries.append(canary)
+        task_status.started()
+        while True:
+            begun = trio.current_time()
+            try:
+                with trio.fail_after(WAIT):
+                    await self.visit(agent)
+                canary.latencies.append(trio.current_time() - begun)
+            except (OSError, ssl.SSLError, trio.BrokenResourceError, trio.TooSlowError):
+                canary.failures += not canary.stopped
+            await trio.sleep(max(0.0, begun + CANARY_EVERY - trio.current_time()))
+
+    async def close(self) -> None:
+        """Stop every program, agents first."""
+        for canary in self._canaries:
+            canary.stopped = True
+        for program in reversed(self._programs):
+            await program.stop()
+        self.log.close()
+
+
+def _port(addresses: object) -> int:
+    if not isinstance(addresses, list):
+        raise TypeError("addresses come as a list")
+    return int(str(addresses[0]).rpartition(":")[2])
+
+
+@asynccontextmanager
+async def laboratory() -> AsyncIterator[Lab]:
+    """Open a lab; everything in it is stopped at the end."""
+    with tempfile.TemporaryDirectory(prefix="trunnel-rows-") as folder:
+        async with trio.open_nursery() as nursery:
+            lab = Lab(nursery, Path(folder))
+            try:
+                yield lab
+            finally:
+                with trio.CancelScope(deadline=trio.current_time() + 2 * WAIT, shield=True):
+                    await lab.close()
+                nursery.cancel_scope.cancel()
+
+
+class KeptAlive:
+    """A visitor that asks again and again on one connection."""
+
+    def __init__(self, tls: trio.SSLStream[trio.SocketStream], hostname: str) -> None:
+        self._tls = tls
+        self._request = f"GET / HTTP/1.1\r\nHost: {hostname}\r\n\r\n".encode()
+
+    @classmethod
+    async def open(cls, lab: Lab, agent: Agent) -> KeptAlive:
+        """Connect and shake hands."""
+        raw = await lab.connect(source=CANARY_ADDRESS)
+        tls = trio.SSLStream(raw, agent.context(), server_hostname=agent.hostname, https_compatible=True)
+        await tls.do_handshake()
+        return cls(tls, agent.hostname)
+
+    async def ask(self) -> bool:
+        """Ask for the page; whether it came."""
+        try:
+            await self._tls.send_all(self._request)
+            answer = bytearray()
+            while not answer.endswith(PAGE):
+                chunk = await self._tls.receive_some(65536)
+                if not chunk:
+                    return False
+                answer += chunk
+        except trio.BrokenResourceError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Hang up."""
+        await trio.aclose_forcefully(self._tls)
+
+
+async def page_origin(*, task_status: trio.TaskStatus[int]) -> None:
+    """Serve HTTP/1.1: `/` is a short page, `/bytes/N` N bytes, `/slow/S` the page after S seconds."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        rest = b""
+        try:
+            while True:
+                while b"\r\n\r\n" not in rest:
+                    chunk = await stream.receive_some(65536)
+                    if not chunk:
+                        return
+                    rest += chunk
+                head, _, rest = rest.partition(b"\r\n\r\n")
+                await answer(stream, head.split(b" ", 2)[1].decode("ascii"))
+                if b"connection: close" in head.lower():
+                    await stream.send_eof()
+                    return
+        except trio.BrokenResourceError:
+            return
+
+    async def answer(stream: trio.SocketStream, path: str) -> None:
+        _, kind, *rest = [*path.split("/"), ""]
+        size = int(rest[0]) if kind == "bytes" else len(PAGE)
+        if kind == "slow":
+            await trio.sleep(float(rest[0]))
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        if kind != "bytes":
+            await stream.send_all(PAGE)
+            return
+        block = bytes(65536)
+        for _ in range(size // len(block)):
+            await stream.send_all(block)
+        await stream.send_all(bytes(size % len(block)))
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=1024)
+    task_status.started(listeners[0].socket.getsockname()[1])
+    await trio.serve_listeners(serve, listeners)

@@ -1,0 +1,1 @@
+"""Rows about lost and half-open connections."""
