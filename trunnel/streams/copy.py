@@ -141,7 +141,7 @@ class _Side:
         self.stream = stream
         self.end: End | None = None  # how its bytes ended; None: they have not
         self.sealed = False  # it got the other side's FIN, so it has everything
-        self.deaf = False  # writing to it failed: it misses bytes
+        self.deaf = False  # writing to it failed: it reads no more
         self.suspect = False  # writing failed such that its end of file means nothing
         self.gone = False  # closed or aborted
 
@@ -309,17 +309,20 @@ class _Copy:
         """Part with both sides as they deserve, those that broke first."""
         expired = self._scope.cancelled_caught and not self._over
         for side in (self.left, self.right):
-            if expired and side.end is None:
-                side.end = End.RESET if side.suspect else End.DEADLINE
+            if expired and side.suspect:
+                side.end, expired = End.RESET, False
+        if expired:
+            self.left.end = self.left.end or End.DEADLINE
+            self.right.end = self.right.end or End.DEADLINE
         for side in (self.left, self.right):
             if side.end in _TRUNCATED:
                 side.abort(ErrorCode.CANCEL)
             elif expired and not side.sealed:
                 side.abort(ErrorCode.DEADLINE)
-        for side, other in ((self.left, self.right), (self.right, self.left)):
+        for side in (self.left, self.right):
             if side.gone:
                 continue
-            if side.sealed and (expired or (side.end is End.FIN and not other.deaf)):
+            if side.sealed and (expired or side.end is End.FIN):
                 await side.close()
             else:
                 await wait_stream_delivered(side.stream)

@@ -53,17 +53,17 @@ from OpenSSL import SSL
 from trunnel.errors import ConnectError, ErrorCode, RemoteProtocolError
 from trunnel.names import Hostname
 from trunnel.settings import limits
+from trunnel.streams.conflict import ConflictDetector
 from trunnel.streams.tls_engines import (
     GONE,
     Engine,
     MemoryEngine,
-    OneTask,
     SocketEngine,
     cancelled_already,
     close_after_alert,
     hard_close,
 )
-from trunnel.streams.tls_peer import Incoming, certificates_untrusted, explain
+from trunnel.streams.tls_peer import Incoming, certificates_of, explain
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +103,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
         self._engine = engine
         self._connection = engine.connection
         self._incoming = Incoming(engine.connection, tolerate_truncation=tolerate_truncation)
-        self._sender = OneTask("another task is sending on this TLS stream")
-        self._receiver = OneTask("another task is receiving on this TLS stream")
+        self._sender = ConflictDetector("another task is sending on this TLS stream")
+        self._receiver = ConflictDetector("another task is receiving on this TLS stream")
         self._sending = _Sending.OPEN
         self._intact = True
         self.peer_certificates: tuple[x509.Certificate, ...] = ()
@@ -174,7 +174,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         try:
             await self._drive(connection.do_handshake)
             await self._engine.flush()
-            self.peer_certificates = certificates_untrusted(connection)
+            self.peer_certificates = certificates_of(connection)
         except (*GONE, RemoteProtocolError) as exc:
             raise self._handshake_error(exc) from exc
 
@@ -189,7 +189,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
     async def _abandon(self) -> None:
         """Close after a handshake that did not end: without a word, and without waiting."""
         self.abort()
-        await trio.aclose_forcefully(self._engine.transport)
+        with trio.move_on_after(0, shield=True):
+            await self._engine.transport.aclose()
 
     async def _close_refused(self) -> None:
         """Close after a failed handshake, so that our alert arrives."""
@@ -273,11 +274,16 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 for start in range(0, len(payload), batch):
                     if start:
                         await trio.lowlevel.checkpoint()
-                    with payload[start : start + batch] as part:
-                        await self._drive(partial(self._connection.send, part))
-                    await self._engine.flush()
+                    await self._send_part(payload[start : start + batch])
                 self._sending = _Sending.OPEN
             await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _send_part(self, part: memoryview) -> None:
+        """Hand *part* to OpenSSL; our contexts take it whole, one in partial-write mode takes a record a call."""
+        while part:
+            sent = await self._drive(partial(self._connection.send, part))
+            await self._engine.flush()
+            part = part[sent:]
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the transport might take bytes; raises as `send_all` does.

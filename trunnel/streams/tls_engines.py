@@ -71,25 +71,6 @@ class Turnstile:
         return True
 
 
-@final
-class OneTask:
-    """Refuses a second task where the contract of trio's streams allows one at a time."""
-
-    __slots__ = ("_busy", "_complaint")
-
-    def __init__(self, complaint: str) -> None:
-        self._complaint = complaint
-        self._busy = False
-
-    def __enter__(self) -> None:
-        if self._busy:
-            raise trio.BusyResourceError(self._complaint)
-        self._busy = True
-
-    def __exit__(self, *_: object) -> None:
-        self._busy = False
-
-
 class Engine(ABC):
     """What `TlsStream` asks of both engines."""
 

@@ -150,7 +150,7 @@ def _in_our_words(exc: SSL.Error) -> RemoteProtocolError | OSError:
             return ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
 
-def certificates_untrusted(connection: SSL.Connection) -> tuple[x509.Certificate, ...]:
+def certificates_of(connection: SSL.Connection) -> tuple[x509.Certificate, ...]:
     """Return the peer's certificates, leaf first; OpenSSL leaves the leaf out of a client's chain.
 
     Raises:
