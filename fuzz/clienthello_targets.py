@@ -8,7 +8,7 @@ the limits; and no TLS server sees another name than we do (`fuzz.differential`)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from random import Random
 
@@ -16,9 +16,11 @@ from fuzz.clienthello_mutations import mutate
 from fuzz.clienthello_oracle import StdlibOracle, quiet_callbacks
 from fuzz.differential import DifferentialReport, seeds
 from tests.wire import hello_builder as build
+from trunnel.errors import RemoteProtocolError
 from trunnel.settings.limits import CLIENT_HELLO_MAX, CLIENT_HELLO_RAW_MAX, CLIENT_HELLO_RECORDS_MAX
 from trunnel.wire.alert import alert_for
 from trunnel.wire.clienthello import ClientHello, ClientHelloParser, Verdict
+from trunnel.wire.der import check_name_untrusted, check_request_extensions_untrusted, check_responder_id_untrusted
 
 WITH_HELLO = frozenset({Verdict.ROUTE, Verdict.NO_SNI, Verdict.BAD_NAME})
 """Verdicts on a hello that is well-formed."""
@@ -112,6 +114,29 @@ def fuzz_clienthello_differential(data: bytes) -> None:
     with quiet_callbacks():
         why = DifferentialReport().judge(_mutation(data), _oracle())
     assert why is None, why
+
+
+def fuzz_clienthello_sighting(data: bytes) -> None:
+    """Any bytes as a stream, held against OpenSSL: the corpus keeps what was once seen differently."""
+    with quiet_callbacks():
+        why = DifferentialReport().judge(data, _oracle())
+    assert why is None, why
+
+
+def fuzz_der(data: bytes) -> None:
+    """Any bytes as each DER shape: taken or refused, and a shape with a byte more or less is another."""
+    for check in (check_name_untrusted, check_responder_id_untrusted, check_request_extensions_untrusted):
+        if _taken(check, data):
+            assert not _taken(check, data + b"\x00")
+            assert not _taken(check, data[:-1])
+
+
+def _taken(check: Callable[[bytes], None], octets: bytes) -> bool:
+    try:
+        check(octets)
+    except RemoteProtocolError:
+        return False
+    return True
 
 
 def _mutation(data: bytes) -> bytes:

@@ -58,13 +58,14 @@ def test_head_gets_the_same_head_without_a_body() -> None:
 
 @pytest.mark.parametrize(
     ("request_", "pieces"),
-    [
+    [  # whole, in pieces, with a body, with a head too long to read, without a wish for a body
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 1),
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 7),
         (b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + b"u" * 200_000, 3),
         (b"GET / HTTP/1.1\r\nX-Long: " + b"y" * 2 * limits.HTTP_HEAD_MAX + b"\r\n\r\n", 2),
         (b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", 1),
     ],
+    ids=["whole", "pieces", "body", "endless-head", "head"],
 )
 async def test_an_http_visitor_gets_the_page_and_a_clean_end(request_: bytes, pieces: int) -> None:
     """Whatever it still sends: the page is not lost to a reset."""
@@ -78,8 +79,9 @@ async def test_an_http_visitor_gets_the_page_and_a_clean_end(request_: bytes, pi
                 await trio.testing.wait_all_tasks_blocked()
             await visitor.send_eof()
 
-        play.nursery.start_soon(upload)
-        response, end = await read_to_end(visitor)
+        async with trio.open_nursery() as uploading:
+            uploading.start_soon(upload)
+            response, end = await read_to_end(visitor)
         parsed, body = parse(response, request_.split()[0].decode())
         assert (parsed.status, end) == (502, End.FIN)
         if request_.startswith(b"HEAD"):
@@ -148,6 +150,7 @@ async def test_a_visitor_that_vanishes_meanwhile_is_no_error() -> None:
     async with stage(None, terminator=terminator()) as play:
         visitor = await play.open_tls()
         await visitor.send_all(b"GET ")
+        await trio.testing.wait_all_tasks_blocked(0.01)  # the agent waits for more
         visitor.abort()
         record = await play.closed()
     assert (record.visitor_end, record.origin_end) == ("reset", "error")

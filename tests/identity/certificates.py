@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 """The time at which everything here happens."""
@@ -80,6 +80,17 @@ class Authority:
             builder = builder.add_extension(alternative_names(names), critical=False)
         if purpose is not None:
             builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        return builder.sign(self.key, hashes.SHA256())
+
+    def issue_malformed(self, key: Key) -> x509.Certificate:
+        """Make a certificate whose subjectAltName is no DER."""
+        garbage = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, b"\xff\xff")
+        builder = (
+            x509.CertificateBuilder(self.name, subject("relay"), key.public_key(), x509.random_serial_number())
+            .not_valid_before(NOW)
+            .not_valid_after(NOW + YEAR)
+            .add_extension(garbage, critical=False)
+        )
         return builder.sign(self.key, hashes.SHA256())
 
     def write(self, path: Path) -> Path:

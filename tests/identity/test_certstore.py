@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.identity.certificates import NOW, new_key, self_signed
+from tests.identity.certificates import NOW, Authority, new_key, self_signed, subject
 from tests.identity.processes import next_line, running
 from tests.peers import require_program
 from trunnel import capabilities
@@ -242,6 +242,8 @@ def test_a_proof_is_for_one_leaf_key(identity: IdentityKey) -> None:
 
 def test_a_certificate_without_a_proof_proves_nothing(identity: IdentityKey) -> None:
     assert not leaf_proves(self_signed(new_key()), identity.key_id, identity.spki)
+    malformed = Authority(name=subject("CA")).issue_malformed(new_key())
+    assert not leaf_proves(malformed, identity.key_id, identity.spki)
 
 
 # --- real clients ----------------------------------------------------------------------------------

@@ -139,6 +139,10 @@ def test_a_certificate_for_another_purpose_is_no_good(
     assert kind_of(check(roots, ROOT.issue(key, [NAME], purpose=purpose))) is fault
 
 
+def test_malformed_extensions_are_no_good(roots: crypto.X509Store, key: Key) -> None:
+    assert kind_of(check(roots, ROOT.issue_malformed(key))) is FaultKind.INVALID
+
+
 def test_unknown_issuers_are_named_escaped_and_cut(roots: crypto.X509Store, key: Key) -> None:
     assert check(roots, self_signed(key, [NAME])) == Fault(FaultKind.UNKNOWN_ISSUER, "is self-signed")
     noisy = Authority(name=subject("\x1b[31m" + "x" * 50, "\u202eOrg" + "y" * 50))

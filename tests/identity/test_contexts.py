@@ -12,7 +12,7 @@ import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from OpenSSL._util import lib
 
 from tests.streams.tls_forge import HANDSHAKE, Forge, KeyLog, certificate_message, messages
@@ -30,6 +30,7 @@ from tests.streams.tls_pairs import (
     refused_client,
     server_identity,
     settle,
+    shake_hands,
     tcp_transports,
     tls_pair,
     visitor_client,
@@ -163,6 +164,30 @@ async def test_a_relay_with_a_chain_shows_all_of_it() -> None:
 
 
 @both_engines
+async def test_a_certificate_that_cannot_be_read_fails_the_handshake(transports: Transports) -> None:
+    """OpenSSL takes a certificate of version 6, `cryptography` does not: a refusal, no surprise."""
+    left, right = await transports()
+    identity = make_identity()
+    der = identity.certificate.public_bytes(serialization.Encoding.DER)
+    der = der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x05", 1)
+    strange = crypto.load_certificate(crypto.FILETYPE_ASN1, der)
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    with pytest.warns(DeprecationWarning, match="X509"):
+        context.use_certificate(strange)
+    context.use_privatekey(identity.key)
+
+    async def client() -> None:
+        with pytest.raises((ConnectError, trio.BrokenResourceError)):
+            await refused_client(left, context)
+
+    async def server() -> None:
+        with pytest.raises(ConnectError, match="cannot be read"):
+            await TlsStream.handshake(right, link_server(), role=TlsRole.SERVER, timeout=5)
+
+    await settle(client, server)
+
+
+@both_engines
 async def test_a_chain_of_a_mebibyte_is_refused(transports: Transports) -> None:
     """LOAD-17: OpenSSL stops at 100 KiB."""
     left, right = await transports()
@@ -184,11 +209,16 @@ async def test_a_chain_of_a_mebibyte_is_refused(transports: Transports) -> None:
 
 
 async def saved_session(client: SSL.Context, server: SSL.Context) -> SSL.Session:
-    """Return the session of a connection that has read the server's tickets, if any came."""
-    async with tls_pair(await memory_transports(), client=client, server=server) as (stream, _):
-        session = stream._connection.get_session()
-        assert session is not None
-        return session
+    """Return the session of a connection that has read the server's tickets.
+
+    Both ends say goodbye: OpenSSL itself never resumes a session that was cut.
+    """
+    stream, peer = await shake_hands(await memory_transports(), client=client, server=server)
+    session = stream._connection.get_session()
+    assert session is not None
+    await stream.aclose()
+    await peer.aclose()
+    return session
 
 
 async def resumed(client: SSL.Context, server: SSL.Context, session: SSL.Session) -> bool:
@@ -251,7 +281,7 @@ async def test_the_server_takes_the_first_of_its_own_list(
 
 
 async def test_a_refused_protocol_leaves_nothing_on_the_shared_context() -> None:
-    """In pyOpenSSL the context keeps what callbacks raise; the next connection must not find it."""
+    """What callbacks raise is kept on the context; the next connection must not find it."""
     server = visitor_context(make_leaf(server_identity()), alpn=[b"http/1.1"])
     for _ in range(2):
         left, right = await memory_transports()

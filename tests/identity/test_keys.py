@@ -24,12 +24,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from tests.identity.certificates import NOW, new_key, self_signed, subject
+from tests.identity.certificates import NOW, Authority, new_key, self_signed, subject
 from tests.identity.processes import next_line, running, tell
 from tests.peers import require_program
 from trunnel import capabilities
 from trunnel.errors import ConfigError, RemoteProtocolError
-from trunnel.identity import files, keys
+from trunnel.identity import files
 from trunnel.identity.keys import IdentityKey, extension_of, id_of, link_certificate, spki_of, verify_signature
 from trunnel.names import KeyId
 from trunnel.settings import limits
@@ -287,15 +287,9 @@ def test_names_and_addresses_become_the_right_kind_of_alternative_name() -> None
 
 
 def test_malformed_extensions_are_the_peers_fault() -> None:
-    key = new_key()
-    builder = (
-        x509.CertificateBuilder(subject("a"), subject("a"), key.public_key(), 1)
-        .not_valid_before(NOW)
-        .not_valid_after(NOW + timedelta(days=1))
-        .add_extension(x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), b"\xff\xff"), critical=False)
-    )
+    authority = Authority(name=subject("CA"))
     with pytest.raises(RemoteProtocolError, match="extensions"):
-        extension_of(builder.sign(key, keys.signature_hash(key)))
+        extension_of(authority.issue_malformed(new_key()))
 
 
 def test_the_id_survives_the_certificate() -> None:

@@ -11,10 +11,12 @@ from fuzz.clienthello_oracle import INCOMPLETE, Oracle, Sighting, StdlibOracle, 
 from fuzz.differential import DifferentialReport, run
 from scripts.capture_hellos import CLIENTS, NAME, record_command, record_pyopenssl, record_python
 from tests.peers import require_program
+from tests.wire.hello_builder import CERTIFICATE_AUTHORITIES, STATUS_REQUEST, Hello, record, vector
 from tests.wire.hello_builder import NAME as BUILT_NAME
-from tests.wire.hello_builder import Hello, record
 from tests.wire.hello_cases import CASES, Case
 from tests.wire.test_clienthello_rows import word
+from tests.wire.test_der import NAMES, tlv
+from tests.wire.test_helloextensions import ACCEPTED, name_of
 from trunnel.wire.alert import alert_for, plaintext_alert
 from trunnel.wire.clienthello import ClientHelloParser, Verdict
 
@@ -49,6 +51,26 @@ def test_mutated_hellos_are_never_seen_otherwise(kind: str) -> None:
 def test_cases_of_the_table_are_never_seen_otherwise(case: Case, oracle: Oracle) -> None:
     with quiet_callbacks():
         assert DifferentialReport().judge(case.stream, oracle) is None
+
+
+@pytest.mark.parametrize(("kind", "body"), ACCEPTED, ids=name_of)
+def test_openssl_takes_every_extension_that_we_take(kind: int, body: bytes, oracle: Oracle) -> None:
+    """Our grammar of the other extensions is never laxer than the terminator's."""
+    report = DifferentialReport()
+    with quiet_callbacks():
+        assert report.judge(Hello().replacing(kind, body).stream(), oracle) is None
+    assert report.verdicts == {"route": 1}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
+def test_openssl_takes_every_authority_that_we_take(name: bytes, oracle: Oracle) -> None:
+    """The same for X.501 names: where a client lists authorities, and where it names a responder."""
+    authorities = vector(2, vector(2, name))
+    responder = b"\x01" + vector(2, vector(2, tlv(0xA1, name))) + vector(2, b"")
+    with quiet_callbacks():
+        for kind, body in ((CERTIFICATE_AUTHORITIES, authorities), (STATUS_REQUEST, responder)):
+            sighting = oracle.judge(Hello().replacing(kind, body).stream())
+            assert sighting == Sighting(accepted=True, name=BUILT_NAME)
 
 
 class Gullible:

@@ -47,6 +47,7 @@ class Recorder:
     async def visitor(self, arrival: Arrival, hello: ClientHello, raw: bytes) -> None:
         self.visitors.append((arrival, hello, raw))
         await self._leave(arrival, b"visitor")
+        await arrival.stream.aclose()  # it is this door's own now
 
     def refused(self, arrival: Arrival, verdict: str) -> None:
         assert len(arrival.stream_id) == 16

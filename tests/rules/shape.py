@@ -21,8 +21,8 @@ PUBLIC_METHODS_MAX = 12
 STREAM_METHODS = frozenset(name for name in dir(trio.abc.HalfCloseableStream) if name[0] != "_")
 BANNED_WORDS = frozenset({"manager", "util", "utils", "helper", "helpers", "common", "handler", "handlers"})
 """Words that say nothing of what a thing does."""
-ALLOWED_NAMES = frozenset({"handler", "StreamHandler"})
-"""The callable that a caller gives is a handler; nothing of ours is."""
+ALLOWED_NAMES = frozenset({"handler", "StreamHandler", "_COMMON_NAME"})
+"""The callable that a caller gives is a handler, nothing of ours is; a common name is X.509's word."""
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 

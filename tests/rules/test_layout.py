@@ -15,7 +15,21 @@ FILE_BYTES_MAX = 512 * 1024
 TESTED_IN = {
     "trunnel/__main__.py": ("tests/e2e", "`python -m trunnel` is the command line"),
     "trunnel/settings/limits.py": ("tests", "numbers; each is tested where it is enforced"),
+    "trunnel/errors.py": ("tests", "classes without behaviour; each is tested where it is raised"),
+    "trunnel/version.py": ("tests/rules/test_public_api.py", "one value"),
+    "trunnel/settings/output.py": ("tests/settings/test_load.py", "fields only"),
+    "trunnel/settings/problems.py": ("tests/settings/test_load.py", "one function, seen through the loader"),
+    "trunnel/streams/tls_engines.py": ("tests/streams/test_tls_contract.py", "both engines sit one exam"),
+    "trunnel/streams/tls_peer.py": ("tests/streams/test_tls_handshake.py", "what a handshake proves"),
     "trunnel/transports/base.py": ("tests/transports/conformance.py", "an interface; the exam is its test"),
+    "trunnel/transports/h2_events.py": ("tests/transports/conformance.py", "values without behaviour"),
+    "trunnel/transports/inbox.py": ("tests/transports/conformance.py", "what every stream reads from; sits the exam"),
+    "trunnel/transports/memory.py": (
+        "tests/transports/test_conformance.py",
+        "sits the exam and has nothing of its own",
+    ),
+    "trunnel/wire/hellofields.py": ("tests/wire/test_clienthello_rows.py", "one parser in three files"),
+    "trunnel/wire/tlsvectors.py": ("tests/wire/test_clienthello_rows.py", "one parser in three files"),
 }
 """Source file -> (where its tests are instead of the mirrored file, why)."""
 
@@ -87,8 +101,6 @@ def test_text_files_are_plain() -> None:
             wrong.append(f"{path}: CRLF")
         if text and not text.endswith("\n"):
             wrong.append(f"{path}: no newline at the end")
-        if path.endswith(".py") and "\t" in text:
-            wrong.append(f"{path}: a tab")
     refuse(wrong)
 
 
@@ -98,9 +110,9 @@ def test_no_file_is_large() -> None:
 
 # --- tests that depend on the machine or on luck ---------------------------------------------
 
-SLEEPS_ALLOWED: dict[str, str] = {}
+SLEEPS_ALLOWED = {"tests/streams/bench.py": "a measurement, not a test"}
 """Test file -> why it sleeps on the real clock."""
-CLOCKS = frozenset({"autojump_clock", "mock_clock", "clock", "MockClock"})
+CLOCKS = frozenset({"autojump_clock", "mock_clock", "MockClock"})
 """Names that show that a test's time is virtual."""
 
 
@@ -132,5 +144,5 @@ def test_tests_listen_on_port_0() -> None:
                 case _:
                     continue
             if fixed != 0:
-                found.append(f"{module.path}:{node.lineno}: port {fixed}")
+                found.append(f"{module.path}:{node.lineno}: port {fixed!r}")
     refuse(found)

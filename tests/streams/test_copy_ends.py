@@ -170,6 +170,33 @@ async def test_tls_cut_off_counts_as_an_end_only_after_the_origin_ended(
     assert outcome.left_end is (End.FIN if origin_first else End.RESET)
 
 
+async def test_a_side_that_wants_no_more_is_not_broken(autojump_clock: trio.testing.MockClock) -> None:
+    """It answered, ended and closed: the rest of the upload is read away, and everybody ends in order."""
+    async with over_memory() as bench, trio.open_nursery() as nursery:
+        nursery.start_soon(bench.run)
+        await bench.origin.send_all(ANSWER)
+        await bench.origin.aclose()
+        await bench.visitor.send_all(bytes(1_000_000))
+        await bench.visitor.send_eof()
+        assert await read_to_end(bench.visitor) == (ANSWER, End.FIN)
+        outcome = await bench.result()
+    assert outcome.left_end is outcome.right_end is End.FIN
+
+
+async def test_an_early_answer_reaches_a_slow_reader_whole(autojump_clock: trio.testing.MockClock) -> None:
+    """The moment for reading the upload away does not bound the delivery of the answer."""
+    answer = bytes(2 * limits.STREAM_WINDOW_MIN + 1000)  # more than the visitor's window, less than the whole way
+    async with over_memory() as bench, trio.open_nursery() as nursery:
+        nursery.start_soon(bench.run)
+        await bench.origin.send_all(answer)
+        await bench.origin.aclose()
+        await bench.visitor.send_all(REQUEST)
+        await trio.sleep(limits.CLOSE_TIMEOUT * 5)
+        assert await read_to_end(bench.visitor) == (answer, End.FIN)
+        outcome = await bench.result()
+    assert (outcome.left_end, outcome.right_end) == (End.CANCELLED, End.FIN)
+
+
 # --- deadlines --------------------------------------------------------------------------------
 
 
@@ -264,6 +291,18 @@ async def test_a_side_that_only_reads_no_more_counts_as_half_closed(autojump_clo
         assert await read_to_end(bench.visitor) == (ANSWER, End.RESET)
     assert LIMITS.half_closed <= outcome.seconds <= LIMITS.half_closed * LATE
     assert (outcome.left_end, outcome.right_end) == (End.DEADLINE, End.DEADLINE)
+
+
+async def test_a_side_that_was_reset_gets_a_short_time_to_be_read_out(autojump_clock: trio.testing.MockClock) -> None:
+    """The writer met the reset; what came before it is delivered, and it counts as a reset."""
+    async with over_memory() as bench:
+        right = ScriptedStream(bench.right, fault=Fault.RESET, only="send_all")
+        await bench.visitor.send_all(REQUEST)
+        await bench.origin.send_all(ANSWER)
+        outcome = await copy_streams(bench.left, right, LIMITS)
+        assert await read_to_end(bench.visitor) == (ANSWER, End.RESET)
+    assert limits.ABORT_FLUSH_TIMEOUT <= outcome.seconds <= limits.ABORT_FLUSH_TIMEOUT * LATE
+    assert (outcome.left_end, outcome.right_end) == (End.CANCELLED, End.RESET)
 
 
 async def test_the_total_deadline_holds_whatever_moves(autojump_clock: trio.testing.MockClock) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+import trio
 import trio.testing
 
 from tests.streams.tls_pairs import (
@@ -18,6 +19,7 @@ from tests.streams.tls_pairs import (
     visitor_client,
     visitor_server,
 )
+from trunnel.streams.tls_engines import Turnstile
 
 
 async def test_memory_engine_keeps_the_contract_of_half_closeable_streams(
@@ -70,3 +72,28 @@ async def test_socket_engine_keeps_the_contract_when_clogged() -> None:
         return pair
 
     await trio.testing.check_half_closeable_stream(maker, clogged_maker)
+
+
+async def test_the_second_task_at_a_turnstile_waits_for_the_first_and_does_nothing() -> None:
+    """One waiter a descriptor; the second looks again, whatever became of the first."""
+    turnstile = Turnstile()
+    ran: list[bool] = []
+
+    async def pass_through() -> None:
+        ran.append(await turnstile.run(trio.sleep_forever))
+
+    async with trio.open_nursery() as nursery:
+        first = trio.CancelScope()
+
+        async def cancelled() -> None:
+            with first:
+                await turnstile.run(trio.sleep_forever)
+
+        nursery.start_soon(cancelled)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(pass_through)
+        await trio.testing.wait_all_tasks_blocked()
+        assert turnstile.busy
+        first.cancel()
+    assert ran == [False]
+    assert not turnstile.busy

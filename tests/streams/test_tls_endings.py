@@ -24,9 +24,12 @@ from tests.streams.tls_pairs import (
     visitor_client,
     visitor_server,
 )
-from trunnel.errors import ErrorCode, RemoteProtocolError
+from trunnel.errors import ErrorCode, RemoteProtocolError, StreamReset
+from trunnel.names import KeyId
 from trunnel.streams.tls import TlsRole, TlsStream
 from trunnel.streams.tls_peer import TRUNCATED
+from trunnel.transports.base import Peer
+from trunnel.transports.memory import memory_session_pair
 
 both_engines = pytest.mark.parametrize("transports", [memory_transports, tcp_transports])
 both_versions = pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
@@ -297,3 +300,18 @@ async def test_send_eof_goes_out_on_a_socket_that_was_full() -> None:
     await settle(sends, reads)
     await client.aclose()
     await server.aclose()
+
+
+async def test_abort_resets_the_tunnel_stream_below() -> None:
+    """TLS inside a tunnel stream: the code reaches the other end of the tunnel, and its cause the reader."""
+    peer = Peer(key_id=KeyId.of_spki(b"key"), address="memory:1")
+    async with memory_session_pair(peer, peer) as (relay, agent):
+        near, far = await relay.open_stream(), await agent.accept_stream()
+        client, server = await shake_hands((near, far))
+        client.abort(ErrorCode.ORIGIN_UNREACHABLE)
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await server.receive_some()
+        assert isinstance(caught.value.__cause__, StreamReset)
+        assert caught.value.__cause__.code is ErrorCode.ORIGIN_UNREACHABLE
+        await server.aclose()
+        await client.aclose()

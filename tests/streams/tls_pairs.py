@@ -17,7 +17,7 @@ from typing import TypeAlias
 import trio
 import trio.testing
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from OpenSSL import SSL
 
@@ -70,6 +70,16 @@ def server_identity() -> Identity:
 def client_identity() -> Identity:
     """The agent's."""
     return make_identity(name="agent.example")
+
+
+def write_pem(folder: Path, name: str, identity: Identity) -> Path:
+    """Write key and certificate into one file, and return its path."""
+    path = folder / f"{name}.pem"
+    key = identity.key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(key + identity.certificate.public_bytes(serialization.Encoding.PEM))
+    return path
 
 
 def make_leaf(identity: Identity) -> Leaf:

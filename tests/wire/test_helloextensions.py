@@ -56,7 +56,7 @@ ACCEPTED = [
     (0x1234, b"never heard of"),
     build.pre_shared_keys(b"one", b"two"),
     build.key_shares(),
-    build.key_shares((build.X25519, bytes(32)), (0x0017, bytes(65))),
+    build.key_shares((build.X25519, bytes(32)), (0x0017, b"\x04" + bytes(64))),
 ]
 
 REFUSED = [
@@ -118,6 +118,8 @@ REFUSED = [
     build.key_shares((build.X25519, b"")),
     build.key_shares((build.X25519, bytes(31))),
     build.key_shares((build.X25519, bytes(33))),
+    build.key_shares((0x0017, b"\x02" + bytes(32))),
+    build.key_shares((0x0017, b"\x81" + bytes(64))),
     (build.KEY_SHARE, build.key_shares((build.X25519, bytes(32)))[1][:-1]),
 ]
 ONLY_TLS_1_3 = {

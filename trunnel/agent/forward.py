@@ -133,7 +133,8 @@ async def _read_preface(stream: Stream) -> Preface:
 
 def _check_preface(preface: Preface, forwarding: Forwarding) -> Hostname:
     """Return the endpoint asked for, or raise RemoteProtocolError if it is not for us to serve."""
-    if preface.kind is not StreamKind.VISITOR:
+    passed_through = preface.kind is StreamKind.CHALLENGE and forwarding.terminator is None  # the origin's own affair
+    if preface.kind is not StreamKind.VISITOR and not passed_through:
         raise RemoteProtocolError(f"no streams of kind {preface.kind.name} here", code=ErrorCode.REFUSED_STREAM)
     if preface.endpoint is None or preface.endpoint not in forwarding.endpoints:
         raise RemoteProtocolError(f"{preface.endpoint} is not served here", code=ErrorCode.UNKNOWN_ENDPOINT)

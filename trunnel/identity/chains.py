@@ -45,8 +45,6 @@ from trunnel.settings import limits
 
 logger = logging.getLogger(__name__)
 
-_EXTENSION_ERRORS: Final = (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
-"""What reading the extensions of a malformed certificate raises."""
 _TEXT_MAX: Final = 80
 """Characters shown of a name in a certificate."""
 _NAMES_SHOWN: Final = 5
@@ -113,8 +111,12 @@ def check_chain(chain: PeerChain, server: ServerAddress, *, roots: crypto.X509St
     """
     if len(chain.certificates) > limits.PEER_CHAIN_MAX:
         return Fault(FaultKind.INVALID, f"chain is longer than {limits.PEER_CHAIN_MAX}")
-    roots.set_time(now.astimezone(UTC))
     leaf = chain.certificates[0]
+    try:
+        _ = leaf.extensions
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        return Fault(FaultKind.INVALID, "has malformed extensions")  # OpenSSL would say: unknown issuer
+    roots.set_time(now.astimezone(UTC))
     try:
         converted = [crypto.X509.from_cryptography(certificate) for certificate in chain.certificates]
         crypto.X509StoreContext(roots, converted[0], chain=converted[1:]).verify_certificate()
@@ -160,8 +162,6 @@ def _check_use(leaf: x509.Certificate) -> Fault | None:
         purposes = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         return None
-    except _EXTENSION_ERRORS:
-        return Fault(FaultKind.INVALID, "has malformed extensions")
     allowed = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
     return None if allowed.intersection(purposes) else Fault(FaultKind.INVALID, "is not meant for servers")
 
@@ -171,7 +171,7 @@ def _check_name(leaf: x509.Certificate, host: str) -> Fault | None:
     verify = verify_certificate_ip_address if is_ip_literal(host) else verify_certificate_hostname
     try:
         verify(leaf, host)
-    except (service_identity.VerificationError, service_identity.CertificateError, *_EXTENSION_ERRORS):
+    except (service_identity.VerificationError, service_identity.CertificateError, ValueError):
         return Fault(FaultKind.WRONG_NAME, f"is for {_names_of(leaf)}, not for {host}")
     return None
 
@@ -180,7 +180,7 @@ def _names_of(leaf: x509.Certificate) -> str:
     """Return the names in *leaf* for a message."""
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, *_EXTENSION_ERRORS):
+    except x509.ExtensionNotFound:
         return "no name at all"
     hosts = names.get_values_for_type(x509.DNSName)
     addresses = [str(address) for address in names.get_values_for_type(x509.IPAddress)]

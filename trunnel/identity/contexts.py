@@ -8,6 +8,8 @@ CertificateVerify proves that the peer holds the leaf's key (RFC 8446 §4.4.3),
 and the key is all that counts; who may do what is decided by its id, after
 the handshake.  A client without a certificate is refused (certificate_required).
 No resumption and no 0-RTT: a ticket would let a revoked key in without proof.
+(pyOpenSSL cannot set the number of tickets to none.  With NO_TICKET and no
+cache OpenSSL sends two that name nothing; offered again, they are ignored.)
 
 Visitors: TLS 1.2 with forward secrecy and AEAD, or 1.3; no client certificate;
 stateless tickets, whose keys live and die with the context.

@@ -165,7 +165,7 @@ class Doors(Protocol):
 async def serve(
     entrances: Iterable[Entrance], *, admission: Admission, doors: Doors, hello_timeout: float = HELLO_TIMEOUT
 ) -> None:
-    """Accept and lead until every listener is closed and every connection has ended.
+    """Accept and lead until every listener is closed and every connection was led or has ended.
 
     Args:
         entrances: Bound listeners; close them to stop accepting (drain).

@@ -169,6 +169,9 @@ FLOOD_WINDOW: Final = 10.0
 """Seconds over which floods are counted."""
 UNSENT_CONTROL_MAX: Final = 64 * KIB
 """Bytes of acknowledgements that a peer which does not read may cause to queue (LOAD-10)."""
+UNSENT_OUTPUT_MAX: Final = MIB
+"""Bytes of frames without payload queued for a peer that sends but does not read: window updates,
+requests, resets.  A thousand streams opened at once are 0.1 MiB."""
 ACCEPT_QUEUE: Final = 256
 """Streams opened by the relay that the agent has not accepted yet; more are refused."""
 READ_SLICE: Final = 64 * KIB

@@ -34,6 +34,7 @@ A unix socket has no RST; there an abort reaches the peer as an end of file.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 from dataclasses import dataclass
@@ -67,6 +68,8 @@ class End(StrEnum):
 
 _TRUNCATED: Final = frozenset({End.RESET, End.ERROR})
 """Ends that truncate."""
+_ORDERLY: Final = frozenset({End.FIN, End.CANCELLED})
+"""Ends of a side whose bytes all went where they were wanted."""
 
 
 @final
@@ -284,13 +287,13 @@ class _Copy:
     async def _discard(self, source: _Side, sink: _Side) -> None:
         """Read away what *sink* does not want, for a moment: closing with bytes unread would send RST."""
         sink.sealed = True
-        self._scope.deadline = min(self._scope.deadline, trio.current_time() + limits.CLOSE_TIMEOUT)
-        try:
-            while await source.stream.receive_some(limits.COPY_CHUNK):
-                pass
-            source.end = End.FIN
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            source.end = End.FIN  # nothing of it was wanted, so nothing is missing
+        source.end = End.CANCELLED
+        self._move_deadline(trio.current_time())
+        with trio.move_on_after(limits.CLOSE_TIMEOUT):
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                while await source.stream.receive_some(limits.COPY_CHUNK):
+                    pass
+            source.end = End.FIN  # or it broke: nothing more of it was wanted, so nothing is missing
 
     def _sink_broke(self, sink: _Side, error: trio.BrokenResourceError) -> None:
         """Take a write error of *sink*: this direction is over, *sink*'s own bytes may still come."""
@@ -322,7 +325,7 @@ class _Copy:
         for side in (self.left, self.right):
             if side.gone:
                 continue
-            if side.sealed and (expired or side.end is End.FIN):
+            if side.sealed and (expired or side.end in _ORDERLY):
                 await side.close()
             else:
                 await wait_stream_delivered(side.stream)

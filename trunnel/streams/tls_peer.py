@@ -159,7 +159,7 @@ def certificates_of(connection: SSL.Connection) -> tuple[x509.Certificate, ...]:
     try:
         leaf = connection.get_peer_certificate(as_cryptography=True)
         chain = connection.get_peer_cert_chain(as_cryptography=True) or []
-    except ValueError as exc:
+    except (ValueError, x509.InvalidVersion) as exc:  # InvalidVersion is no ValueError
         raise RemoteProtocolError(f"the peer's certificate cannot be read: {exc}") from exc
     if leaf is None:
         return ()

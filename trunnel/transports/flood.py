@@ -1,17 +1,20 @@
 """What a peer may make us do for free: counting cheap frames, pure.
 
-Every frame that costs us work and the peer nothing is counted over a sliding
-pair of windows of `FLOOD_WINDOW` seconds; past the bound the connection ends
-with ENHANCE_YOUR_CALM.  What is counted, and what it answers:
+Every frame that costs us work and the peer nothing is counted in windows of
+`FLOOD_WINDOW` seconds, each beginning at zero; past the bound the connection
+ends with ENHANCE_YOUR_CALM.  What is counted, and what it answers:
 
 - resets without work: a stream that the peer opened and aborted without a byte
   of payload, or that its frames made *us* abort (CVE-2023-44487 rapid reset,
-  CVE-2025-8671 MadeYouReset).  A stream that did work clears the count.
+  CVE-2025-8671 MadeYouReset).  A stream that carried payload both ways and
+  ended in order clears the count.
   Streams with payload are not counted: an honest relay aborts those whenever
   visitors do, and a visitor must not be able to end an agent's session.
 - control frames (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, unknown
   types; CVE-2019-9512, -9515, -9518).  WINDOW_UPDATE is what a downloading
-  peer owes us, so each 4 KiB that we send allows one frame more.
+  peer owes us, so each 4 KiB that we send allows one frame more.  Frames that
+  cross the end of a stream are nobody's fault, and visitors decide when streams
+  end: each stream that carried payload allows `FRAMES_PER_STREAM` more.
 
 `now` is an argument; nothing here sleeps or reads a clock.
 """
@@ -25,6 +28,8 @@ from trunnel.settings import limits
 
 BYTES_PER_FRAME_EARNED: Final = 4 * limits.KIB
 """Bytes we send that entitle the peer to one control frame more."""
+FRAMES_PER_STREAM: Final = 4
+"""Frames that may cross a stream's end: window updates, a reset, an end."""
 
 
 @final
@@ -53,6 +58,10 @@ class FloodGuard:
     def worked(self) -> None:
         """Note that a stream did what it was opened for."""
         self._resets = 0
+
+    def ended(self) -> None:
+        """Note the end of a stream that carried payload."""
+        self._earned += FRAMES_PER_STREAM * BYTES_PER_FRAME_EARNED
 
     def control_frame(self, *, now: float) -> None:
         """Count one cheap frame of the peer.

@@ -6,8 +6,8 @@ Three tasks in one nursery:
   streams' inboxes; it never waits for a consumer;
 - the *writer* is the only task that sends on the carrier: it goes round the
   streams that offer bytes, one frame each, and sends what has gathered;
-- the *keeper* pings, measures the round trip, notices a dead peer, and resets
-  the fullest stalled stream when the session runs out of buffer.
+- the *keeper* (`h2_keeper`) pings, measures the round trip, notices a dead
+  peer, and resets stalled streams when the session runs out of buffer.
 
 Each ends by recording why, once; then every stream breaks with that reason,
 the writer flushes what is queued (a GOAWAY, usually) within `CLOSE_TIMEOUT`,
@@ -18,7 +18,7 @@ that the agent opened (RFC 9113; `wire/PROTOCOL.md`, "HTTP/2").
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import final
 
@@ -30,6 +30,7 @@ from trunnel.streams.nursery import bare_nursery
 from trunnel.transports import h2_events as events
 from trunnel.transports.base import Peer, Session, SessionStatistics, Stream
 from trunnel.transports.h2_connection import H2Connection, Role
+from trunnel.transports.h2_keeper import Keeper
 from trunnel.transports.h2_receive import H2Receiver
 from trunnel.transports.h2_stream import H2Stream
 from trunnel.transports.linger import linger
@@ -48,10 +49,9 @@ class H2Session(Session):
         "_closed",
         "_closing",
         "_going_away",
-        "_heard",
+        "_keeper",
         "_offers",
         "_peer",
-        "_ping_sent",
         "_queued",
         "_receiver",
         "_room",
@@ -65,10 +65,10 @@ class H2Session(Session):
     def __init__(
         self, carrier: trio.abc.HalfCloseableStream, role: Role, peer: Peer, *, authority: str, window_max: int
     ) -> None:
-        now = trio.current_time()
-        self.h2 = H2Connection(role, now=now, authority=authority, window_max=window_max)
+        self.h2 = H2Connection(role, now=trio.current_time(), authority=authority, window_max=window_max)
         """The connection's state; for this package only."""
         self._receiver = H2Receiver(self.h2)
+        self._keeper = Keeper(self)
         self._carrier = carrier
         self._peer = peer
         self._streams: dict[int, H2Stream] = {}
@@ -82,8 +82,6 @@ class H2Session(Session):
         self._closing = trio.Event()
         self._closed: SessionClosed | None = None
         self._going_away: SessionClosed | None = None
-        self._heard = now
-        self._ping_sent: float | None = None
         self._violated = False  # the peer broke the protocol and may still be sending
         self._bytes_in = 0
         self._bytes_out = 0
@@ -108,7 +106,7 @@ class H2Session(Session):
     @property
     def last_heard(self) -> float:
         """When the last bytes of the peer came."""
-        return self._heard
+        return self._keeper.heard
 
     @property
     def round_trip(self) -> float:
@@ -123,6 +121,8 @@ class H2Session(Session):
         """Open a stream.  See `base.Session`."""
         await trio.lowlevel.checkpoint()
         while True:
+            if self.h2.exhausted:
+                self.abort("the stream numbers are used up", code=ErrorCode.NO_ERROR)
             if (refusal := self._refusal()) is not None:
                 raise refusal
             if len(self.h2.streams) < self.h2.peer_stream_limit:
@@ -139,7 +139,8 @@ class H2Session(Session):
         while not self._accepted:
             if self._closed is not None:
                 raise SessionClosed(self._closed.reason, retryable=self._closed.retryable, code=self._closed.code)
-            self._arrival = trio.Event()
+            if self._arrival.is_set():  # else somebody waits for it, too
+                self._arrival = trio.Event()
             await self._arrival.wait()
         return self._accepted.popleft()
 
@@ -188,7 +189,7 @@ class H2Session(Session):
         self._scope.deadline = trio.current_time() + limits.CLOSE_TIMEOUT
         self.wake_writer()
 
-    # --- called by streams --------------------------------------------------------------------------
+    # --- called by streams and the keeper --------------------------------------------------------------------------
 
     def offer(self, stream: H2Stream) -> None:
         """Put a stream with pending bytes into the writer's round."""
@@ -200,6 +201,10 @@ class H2Session(Session):
     def wake_writer(self) -> None:
         """Let the writer look for frames."""
         self._wake.set()
+
+    def open_streams(self) -> Collection[H2Stream]:
+        """Return the streams that nobody has closed yet, those that the peer aborted included."""
+        return self._streams.values()
 
     def forget(self, stream: H2Stream) -> None:
         """Drop a stream that ended here."""
@@ -218,7 +223,7 @@ class H2Session(Session):
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._read)
-                    nursery.start_soon(self._keep)
+                    nursery.start_soon(self._keeper.run)
                     await self._write()
                     nursery.cancel_scope.cancel()
         finally:
@@ -231,7 +236,9 @@ class H2Session(Session):
     async def _read(self) -> None:
         try:
             while chunk := await self._carrier.receive_some(limits.READ_SLICE):
-                self._heard = now = trio.current_time()
+                self._keeper.heard = now = trio.current_time()
+                if self._closed is not None:  # read on, so that closing the carrier is no RST, but nobody is there
+                    continue
                 for event in self._receiver.feed_untrusted(bytes(chunk), now=now):
                     self._on_event(event, now)
                 if self.h2.output_pending:
@@ -259,6 +266,8 @@ class H2Session(Session):
 
     def _gather(self) -> bytearray:
         """Take up to `WRITE_BATCH` bytes, one frame a stream and round."""
+        if self._room.statistics().tasks_waiting and len(self.h2.streams) < self.h2.peer_stream_limit:
+            self._signal_room()  # our own FIN ended a stream
         while self._offers and self.h2.output_pending < limits.WRITE_BATCH:
             stream = self._offers.popleft()
             self._queued.discard(stream)
@@ -273,31 +282,6 @@ class H2Session(Session):
                 self._queued.add(stream)
                 self._offers.append(stream)
         return self.h2.take_output()
-
-    async def _keep(self) -> None:
-        while True:
-            now = trio.current_time()
-            if now - self._heard >= limits.DEAD_AFTER:
-                self.abort(f"nothing heard for {limits.DEAD_AFTER:.0f} s", code=ErrorCode.DEADLINE)
-                return
-            if self._ping_sent is None:
-                self._ping_sent = now
-                self.h2.ping(b"trunnel\0")
-                self.wake_writer()
-            for _ in range(int(limits.HEARTBEAT // limits.STALLED_AFTER)):
-                self._relieve()
-                await trio.sleep(
-                    min(limits.STALLED_AFTER, max(0.0, self._heard + limits.DEAD_AFTER - trio.current_time()))
-                )
-
-    def _relieve(self) -> None:
-        """Reset the fullest stalled stream when unread bytes take up the session's credit."""
-        if sum(stream.unread for stream in self._streams.values()) < limits.SESSION_PRESSURE:
-            return
-        stalled_since = trio.current_time() - limits.STALLED_AFTER
-        stalled = [stream for stream in self._streams.values() if stream.unread and stream.last_read < stalled_since]
-        if stalled:
-            max(stalled, key=lambda stream: stream.unread).reset(ErrorCode.SLOW_CONSUMER)
 
     # --- what the peer did --------------------------------------------------------------------------
 
@@ -314,8 +298,7 @@ class H2Session(Session):
             case events.StreamAborted(stream_id, code):
                 self._on_aborted(stream_id, code)
             case events.PingAnswered():
-                self.h2.round_trip = now - (self._ping_sent or now)
-                self._ping_sent = None
+                self._keeper.answered(now)
             case events.GoneAway(code, _, debug):
                 self._on_gone_away(code, debug)
 
@@ -334,7 +317,7 @@ class H2Session(Session):
         self._signal_room()
 
     def _on_aborted(self, stream_id: int, code: ErrorCode) -> None:
-        stream = self._streams.pop(stream_id, None)
+        stream = self._streams.get(stream_id)  # it stays until its owner lets go: what it has unread counts
         if stream is not None:
             stream.deliver_reset(code)
         self._signal_room()

@@ -34,6 +34,9 @@ DEFAULT_WINDOW: Final = 65_535
 """Initial windows of RFC 9113 §6.9.2."""
 DEFAULT_FRAME: Final = 16_384
 """Initial SETTINGS_MAX_FRAME_SIZE."""
+CREDIT_STEP: Final = limits.SESSION_CREDIT // 16
+"""Bytes of connection credit that are returned at once.  Less than what `SESSION_PRESSURE` leaves free: else
+stalled streams could hold so much that the others' credit never adds up to an update, and all stand still."""
 REQUEST_PATH: Final = b"/trunnel"
 _RESPONSE_BLOCK: Final = b"\x88"  # :status 200, static table entry 8 (RFC 7541 appendix A)
 _METHOD_POST: Final = b"\x83"  # static table entry 3
@@ -126,6 +129,8 @@ class H2Connection:
         """Bytes of payload in the largest frame that we send."""
         self.receive_left = limits.SESSION_CREDIT
         """Bytes the peer may still send on all streams together."""
+        self.late_credit = 0
+        """Bytes that may still be under way on streams that we reset."""
         self.highest_seen = 0
         """The highest stream id that the peer opened."""
         self.refusing = False
@@ -157,6 +162,11 @@ class H2Connection:
             settings[Setting.MAX_CONCURRENT_STREAMS] = limits.STREAMS_PER_SESSION + 1  # and the control stream
         self._output += frames.encode_settings(settings)
         self._window_update(0, limits.SESSION_CREDIT - DEFAULT_WINDOW)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all stream ids are used up: a billion streams."""
+        return self._next_id > frames.STREAM_ID_MASK
 
     @property
     def highest_opened(self) -> int:
@@ -205,7 +215,7 @@ class H2Connection:
         Raises:
             LocalProtocolError: We are the server, or ids are used up.
         """
-        if self.role is not Role.CLIENT or self._next_id > frames.STREAM_ID_MASK:
+        if self.role is not Role.CLIENT or self.exhausted:
             raise LocalProtocolError("no stream can be opened here")
         stream_id = self._next_id
         self._next_id += 2
@@ -255,20 +265,29 @@ class H2Connection:
         if stream is None:
             return False
         self._output += frames.encode_frame(FrameType.RST_STREAM, 0, stream_id, code.to_bytes(4, "big"))
+        if not stream.they_ended:
+            self.late_credit += stream.receive_left
         self.drop_stream(stream)
         return True
+
+    def refuse(self, stream_id: int, code: ErrorCode) -> None:
+        """Answer a stream of the peer, or a frame for one that has ended, with RST_STREAM."""
+        self.late_credit += limits.STREAM_WINDOW_MIN
+        self.answer(frames.encode_frame(FrameType.RST_STREAM, 0, stream_id, code.to_bytes(4, "big")))
 
     def close_if_ended(self, stream: StreamState) -> None:
         """Forget a stream once both sides have ended it."""
         if stream.we_ended and stream.they_ended:
+            if stream.sent and stream.received:
+                self.guard.worked()
             self.drop_stream(stream)
 
     def drop_stream(self, stream: StreamState) -> None:
-        """Forget a stream; what it did clears the flood guard's count of resets."""
+        """Forget a stream."""
         del self.streams[stream.stream_id]
         stream.window.release()
-        if stream.sent and stream.received:
-            self.guard.worked()
+        if stream.sent or stream.received:
+            self.guard.ended()
 
     # --- credit -----------------------------------------------------------------------------------
 
@@ -285,16 +304,25 @@ class H2Connection:
         stream = self.streams.get(stream_id)
         if stream is None or stream.they_ended:
             return
-        stream.returned += amount + stream.window.consumed(amount, unread=unread, now=now, round_trip=self.round_trip)
+        growth = stream.window.consumed(amount, unread=unread, now=now, round_trip=self.round_trip)
+        self._return(stream, amount + growth)
+
+    def skipped(self, stream: StreamState, amount: int) -> None:
+        """Give back credit for padding; that is no sign of a consumer that keeps pace."""
+        self.discard(amount)
+        self._return(stream, amount)
+
+    def _return(self, stream: StreamState, amount: int) -> None:
+        stream.returned += amount
         if stream.returned >= stream.window.size // 2:
             stream.receive_left += stream.returned
-            self._window_update(stream_id, stream.returned)
+            self._window_update(stream.stream_id, stream.returned)
             stream.returned = 0
 
     def discard(self, amount: int) -> None:
         """Give connection credit back for bytes that need no consumer any more."""
         self._returned += amount
-        if self._returned >= limits.SESSION_CREDIT // 4:
+        if self._returned >= CREDIT_STEP:
             self.receive_left += self._returned
             self._window_update(0, self._returned)
             self._returned = 0

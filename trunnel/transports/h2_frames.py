@@ -60,6 +60,8 @@ class Setting(IntEnum):
 
 _EXACT: Final = {FrameType.PRIORITY: 5, FrameType.RST_STREAM: 4, FrameType.PING: 8, FrameType.WINDOW_UPDATE: 4}
 """Frames whose payload has one length (RFC 9113 §6.3, §6.4, §6.7, §6.9)."""
+_WHOLE: Final = frozenset({FrameType.HEADERS, FrameType.PUSH_PROMISE, FrameType.GOAWAY, FrameType.CONTINUATION})
+"""Frames that are kept until they are whole and have no length of their own."""
 _SETTING_BYTES: Final = 6
 _SETTINGS_MAX: Final = 64 * _SETTING_BYTES
 """Bytes of a SETTINGS frame; ten times what anyone sends."""
@@ -140,7 +142,7 @@ def _check(header: FrameHeader) -> None:
             raise RemoteProtocolError(f"a frame of type {kind} with {length} bytes instead of {exact}")
     elif kind == FrameType.SETTINGS and length > _SETTINGS_MAX:
         raise RemoteProtocolError("too many settings", code=ErrorCode.ENHANCE_YOUR_CALM)
-    elif kind in (FrameType.HEADERS, FrameType.CONTINUATION, FrameType.GOAWAY) and length > limits.HEADER_BLOCK_MAX:
+    elif kind in _WHOLE and length > limits.HEADER_BLOCK_MAX:
         raise RemoteProtocolError("a header block that is too long", code=ErrorCode.ENHANCE_YOUR_CALM)
 
 

@@ -4,9 +4,11 @@ Whatever breaks the protocol raises `RemoteProtocolError` with the code that
 belongs into GOAWAY; the connection is then finished.  A mistake that concerns
 one stream resets that stream and counts as a reset that the peer provoked.
 
-Frames that were under way when a stream closed are dropped: their bytes give
-connection credit back, and each counts as a cheap frame with the guard
-(hyper-h2 ends the connection when an RST_STREAM crosses our END_STREAM).
+Frames that were under way when a stream closed are dropped, and their bytes
+give connection credit back (hyper-h2 ends the connection when an RST_STREAM
+crosses our END_STREAM).  DATA may be as much as the stream had credit for when
+we reset it; more, and any other late frame, counts with the guard.  So no
+visitor that aborts its download can end the session of all.
 """
 
 from __future__ import annotations
@@ -84,7 +86,10 @@ class H2Receiver:
                 self._h2.guard.control_frame(now=now)
             else:
                 self._dispatch[FrameType(header.kind)](header, piece.payload)
-            if self._h2.answers_pending > limits.UNSENT_CONTROL_MAX:
+            if (
+                self._h2.answers_pending > limits.UNSENT_CONTROL_MAX
+                or self._h2.output_pending > limits.UNSENT_OUTPUT_MAX
+            ):
                 raise RemoteProtocolError("the peer does not read our answers", code=ErrorCode.ENHANCE_YOUR_CALM)
         return self._events
 
@@ -100,12 +105,14 @@ class H2Receiver:
             self._h2.discard(len(piece.payload))
             return
         if overhead := len(piece.payload) - len(payload):
-            self._h2.consumed(header.stream_id, overhead, unread=0, now=self._now)
+            self._h2.skipped(stream, overhead)
         if payload:
             stream.received = True
             self._events.append(events.BytesReceived(header.stream_id, payload))
         if piece.last and header.flags & frames.END_STREAM:
             self._end(stream)
+        elif not payload:
+            self._h2.guard.control_frame(now=self._now)
 
     def _charge(self, header: FrameHeader, stream: StreamState | None) -> None:
         """Take a DATA frame's length from the windows (RFC 9113 §6.9.1)."""
@@ -114,17 +121,18 @@ class H2Receiver:
             raise RemoteProtocolError("more than the connection's credit", code=ErrorCode.FLOW_CONTROL_ERROR)
         if stream is None or stream.they_ended:
             self._check_not_idle(header.stream_id)
-            self._h2.guard.control_frame(now=self._now)
+            if 0 < header.length <= self._h2.late_credit:
+                self._h2.late_credit -= header.length
+            else:
+                self._h2.guard.control_frame(now=self._now)
             return
         stream.receive_left -= header.length
         if stream.receive_left < 0:
             raise RemoteProtocolError("more than the stream's credit", code=ErrorCode.FLOW_CONTROL_ERROR)
-        if not header.length and not header.flags & frames.END_STREAM:
-            self._h2.guard.control_frame(now=self._now)
 
     def _check_not_idle(self, stream_id: int) -> None:
-        """Refuse frames for a stream that was never opened (RFC 9113 §5.1)."""
-        if stream_id == 0 or stream_id > max(self._h2.highest_seen, self._h2.highest_opened):
+        """Refuse frames for a stream that was never opened (RFC 9113 §5.1); no server of ours opens even ones."""
+        if stream_id % 2 == 0 or stream_id > max(self._h2.highest_seen, self._h2.highest_opened):
             raise RemoteProtocolError("a frame for a stream that is idle")
 
     def _end(self, stream: StreamState) -> None:
@@ -139,9 +147,11 @@ class H2Receiver:
         if self._h2.reset(stream_id, code):
             self._events.append(events.StreamAborted(stream_id, code))
         else:
-            self._h2.answer(frames.encode_frame(FrameType.RST_STREAM, 0, stream_id, code.to_bytes(4, "big")))
+            self._h2.refuse(stream_id, code)
 
     def _on_headers(self, header: FrameHeader, payload: bytes) -> None:
+        if header.stream_id % 2 == 0:
+            raise RemoteProtocolError("a stream with an even number")
         payload = frames.strip_padding_untrusted(header, payload)
         if header.flags & frames.PRIORITY_FLAG:
             if len(payload) < _PRIORITY_BYTES:
@@ -185,13 +195,14 @@ class H2Receiver:
         if stream_id <= self._h2.highest_seen:  # trailers, or a request for a stream that was
             self._on_trailers(stream_id, ended=ended)
             return
-        if stream_id % 2 == 0:
-            raise RemoteProtocolError("a stream with an even number")
-        if self._h2.refusing or len(self._h2.streams) > limits.STREAMS_PER_SESSION:
-            self._h2.highest_seen = stream_id
+        self._h2.highest_seen = stream_id
+        if self._h2.refusing:  # it may not have read our GOAWAY yet
+            self._h2.guard.control_frame(now=self._now)
+            self._h2.refuse(stream_id, ErrorCode.REFUSED_STREAM)
+            return
+        if len(self._h2.streams) > limits.STREAMS_PER_SESSION:
             self._provoked_reset(stream_id, ErrorCode.REFUSED_STREAM)
             return
-        self._h2.highest_seen = stream_id
         if fields.get(b":method") != b"POST":
             self._provoked_reset(stream_id, ErrorCode.PROTOCOL_ERROR)
             return
@@ -243,7 +254,9 @@ class H2Receiver:
         increment = int.from_bytes(payload, "big") & frames.STREAM_ID_MASK
         if header.stream_id == 0:
             self._h2.send_window += increment
-            if not increment or self._h2.send_window > frames.WINDOW_SIZE_MAX:
+            if not increment:
+                raise RemoteProtocolError("a WINDOW_UPDATE of nothing")
+            if self._h2.send_window > frames.WINDOW_SIZE_MAX:
                 raise RemoteProtocolError("a WINDOW_UPDATE out of range", code=ErrorCode.FLOW_CONTROL_ERROR)
             self._events.append(events.WindowOpened(0))
             return
@@ -262,8 +275,11 @@ class H2Receiver:
     # --- the connection ---------------------------------------------------------------------------
 
     def _on_priority(self, header: FrameHeader, payload: bytes) -> None:
+        if not header.stream_id:
+            raise RemoteProtocolError("a PRIORITY without a stream")
         self._h2.guard.control_frame(now=self._now)
-        if header.stream_id and int.from_bytes(payload[:4], "big") & frames.STREAM_ID_MASK == header.stream_id:
+        itself = int.from_bytes(payload[:4], "big") & frames.STREAM_ID_MASK == header.stream_id
+        if itself and header.stream_id in self._h2.streams:
             self._provoked_reset(header.stream_id, ErrorCode.PROTOCOL_ERROR)
 
     def _on_push_promise(self, _header: FrameHeader, _payload: bytes) -> None:
@@ -284,24 +300,30 @@ class H2Receiver:
         self._h2.guard.control_frame(now=self._now)
         last = int.from_bytes(payload[:4], "big") & frames.STREAM_ID_MASK
         code = ErrorCode.from_wire(int.from_bytes(payload[4:_GOAWAY_BYTES], "big"))
+        if self._h2.role is Role.CLIENT:  # what lies behind *last* was not processed at all (RFC 9113 §6.8)
+            for stream in [stream for stream in self._h2.streams.values() if stream.stream_id > last]:
+                self._h2.drop_stream(stream)
+                self._events.append(events.StreamAborted(stream.stream_id, ErrorCode.REFUSED_STREAM))
         self._events.append(events.GoneAway(code, last, payload[_GOAWAY_BYTES : _GOAWAY_BYTES + _DEBUG_MAX]))
 
     def _on_settings(self, header: FrameHeader, payload: bytes) -> None:
         if header.stream_id:
             raise RemoteProtocolError("SETTINGS on a stream")
         self._h2.guard.control_frame(now=self._now)
-        self._settings_seen = True
         if header.flags & frames.ACK:
+            if not self._settings_seen:
+                raise RemoteProtocolError("an acknowledgement ahead of the first SETTINGS")
             if payload:
                 raise RemoteProtocolError("a SETTINGS acknowledgement with a payload")
             return
+        self._settings_seen = True
         for key, value in frames.parse_settings_untrusted(payload):
             self._apply(key, value)
         self._h2.answer(frames.encode_frame(FrameType.SETTINGS, frames.ACK, 0))
 
     def _apply(self, key: int, value: int) -> None:
         if key == Setting.MAX_CONCURRENT_STREAMS:
-            self._h2.peer_stream_limit = value
+            self._h2.peer_stream_limit = min(value, limits.STREAMS_PER_SESSION + 1)
             self._events.append(events.WindowOpened(0))
         elif key == Setting.INITIAL_WINDOW_SIZE:
             if value > frames.WINDOW_SIZE_MAX:
@@ -312,8 +334,8 @@ class H2Receiver:
             if value not in _FRAME_SIZES:
                 raise RemoteProtocolError("a frame size out of range")
             self._h2.frame_limit = min(value, limits.FRAME_MAX)
-        elif key == Setting.ENABLE_PUSH and value > 1:
-            raise RemoteProtocolError("SETTINGS_ENABLE_PUSH is neither 0 nor 1")
+        elif key == Setting.ENABLE_PUSH and value > (self._h2.role is Role.SERVER):
+            raise RemoteProtocolError("SETTINGS_ENABLE_PUSH out of range")  # a server may only say 0
 
     def _shift_windows(self, delta: int) -> None:
         for stream in self._h2.streams.values():

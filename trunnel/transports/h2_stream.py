@@ -181,6 +181,9 @@ class H2Stream(Stream):
         h2 = self._owner.h2
         if h2.reset(self._stream_id, code):
             self._owner.wake_writer()
+        elif self._error is None and not self.unread:  # it has ended both ways
+            self._owner.forget(self)
+            return
         if self._error is None:
             self._error = StreamReset(code)
         h2.discard(self._inbox.abandon(self._error))
@@ -188,12 +191,19 @@ class H2Stream(Stream):
         self._owner.forget(self)
 
     async def aclose(self) -> None:
-        """Send FIN if need be, tell the peer to stop sending, discard what comes."""
+        """Send FIN if need be, tell the peer to stop sending, discard what comes.
+
+        After a send that was cancelled the stream is reset instead: a part of
+        a message must not look like an end.
+        """
         if not self._closed:
             self._closed = True
             h2 = self._owner.h2
-            h2.end(self._stream_id)
-            h2.reset(self._stream_id, ErrorCode.NO_ERROR)  # no effect if the peer has ended too
+            if self._error is not None or self.pending:
+                h2.reset(self._stream_id, ErrorCode.CANCEL)
+            else:
+                h2.end(self._stream_id)
+                h2.reset(self._stream_id, ErrorCode.NO_ERROR)  # no effect if the peer has ended too
             h2.discard(self._inbox.close())
             self._owner.wake_writer()
             self.notify_taken()

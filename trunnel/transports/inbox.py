@@ -6,6 +6,8 @@ consumer takes.  The three ends are kept apart: FIN is `finish`, an abort is
 still taken first: an abort never eats bytes that were already received.
 
 How much may be put is the sender's credit, granted and checked by the owner.
+Small chunks are joined: a bytes object costs 33 bytes beside its content, so
+that frames of two bytes would hold twenty times the credit in memory.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from trunnel.streams.conflict import ConflictDetector
 
 DEFAULT_TAKE: Final = 64 * 1024
 """Bytes that `take(None)` returns at most."""
+JOINED_MAX: Final = 1024
+"""Bytes up to which neighbouring chunks are joined."""
 
 
 @final
@@ -46,7 +50,10 @@ class Inbox:
 
     def put(self, chunk: bytes) -> None:
         """Append bytes of the peer."""
-        self._chunks.append(chunk)
+        if self._chunks and len(self._chunks[-1]) + len(chunk) <= JOINED_MAX:
+            self._chunks[-1] += chunk
+        else:
+            self._chunks.append(chunk)
         self.unread += len(chunk)
         self._wake()
 
@@ -62,12 +69,17 @@ class Inbox:
             self._wake()
 
     def abandon(self, error: BaseException) -> int:
-        """Drop what is unread and raise *error* from now on.  Returns the bytes dropped."""
+        """Drop what is unread and raise *error* from now on.  Returns the bytes dropped.
+
+        Also after a FIN: what lacks its last bytes must not look like an end.
+        An earlier abort stands.
+        """
         dropped = self.unread
         self._chunks.clear()
         self._head = 0
         self.unread = 0
-        if not self.ended:
+        self._finished = False
+        if self._error is None:
             self._error = error
         self._wake()
         return dropped

@@ -123,16 +123,21 @@ class MemoryStream(Stream):
 
     def reset(self, code: ErrorCode = ErrorCode.CANCEL) -> None:
         """Abort both directions."""
-        if not (self._closed or (self._sent_eof and self._inbox.ended)):
+        if self._sent_eof and self._inbox.ended and not self._inbox.unread and self._error is None:
+            self._session.forget(self)  # it has ended both ways
+            return
+        if not (self._closed or self._reset_code is not None):
             self._far.deliver_reset(code)
         self._break(StreamReset(code))
         self._inbox.abandon(StreamReset(code))
         self._session.forget(self)
 
     async def aclose(self) -> None:
-        """End what was sent with FIN, discard what comes."""
+        """End what was sent with FIN, discard what comes; after a cancelled send a reset, for a part is no end."""
         if not self._closed:
-            if not self._sent_eof and self._error is None:
+            if self._error is not None and self._reset_code is None:
+                self._far.deliver_reset(ErrorCode.CANCEL)
+            elif not self._sent_eof:
                 self._far.deliver_eof()
             if not self._inbox.ended:
                 self._far.stop(ErrorCode.NO_ERROR)
@@ -159,13 +164,15 @@ class MemoryStream(Stream):
 
     def deliver_reset(self, code: ErrorCode) -> None:
         """Take the far end's abort."""
-        self._reset_code = code
-        self._inbox.fail(StreamReset(code))
-        self.stop(code)
-        self._session.forget(self)
+        if not self._closed and self._session.closed is None:
+            self._inbox.fail(StreamReset(code))
+            self.stop(code)
+            self._session.forget(self)
 
     def stop(self, code: ErrorCode) -> None:
         """Learn that the far end reads no more."""
+        if self._reset_code is None:
+            self._reset_code = code
         self._break(StreamReset(code))
 
     def hold(self) -> None:
@@ -279,7 +286,8 @@ class MemorySession(Session):
         while not self._accepted:
             if self._closed is not None:
                 raise SessionClosed(self._closed.reason, retryable=self._closed.retryable)
-            self._arrival = trio.Event()
+            if self._arrival.is_set():  # else somebody waits for it, too
+                self._arrival = trio.Event()
             await self._arrival.wait()
         return self._accepted.popleft()
 

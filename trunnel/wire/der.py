@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Final
 
 from trunnel.errors import RemoteProtocolError
+from trunnel.wire.tlsvectors import malformed
 
 _BOOLEAN: Final = 0x01
 _OCTET_STRING: Final = 0x04
@@ -49,11 +50,11 @@ def _split(octets: bytes) -> list[tuple[int, bytes]]:
             length = int.from_bytes(octets[at : at + size], "big")
             at += size
             if size > _LENGTH_BYTES_MAX or length < _LONG or length.bit_length() <= _BITS * (size - 1):
-                raise RemoteProtocolError("a DER length that is not minimal")
+                malformed("a DER length that is not minimal")
         content = octets[at : at + length]
         at += length
         if len(header) < _HEADER or len(content) < length:
-            raise RemoteProtocolError("a DER value that ends early")
+            malformed("a DER value that ends early")
         found.append((header[0], content))
     return found
 
@@ -62,7 +63,7 @@ def _only(octets: bytes, tag: int) -> bytes:
     """Return the content of the one value in *octets*, which must have *tag*."""
     values = _split(octets)
     if [each for each, _ in values] != [tag]:
-        raise RemoteProtocolError(f"not one DER value of tag {tag:#04x}")
+        malformed(f"not one DER value of tag {tag:#04x}")
     return values[0][1]
 
 
@@ -71,7 +72,7 @@ def _check_object_identifier(tag: int, content: bytes) -> None:
     begins = [True, *ends]
     padded = any(begin and octet == _LONG for begin, octet in zip(begins, content, strict=False))
     if tag != _OBJECT_IDENTIFIER or not content or not ends[-1] or padded:
-        raise RemoteProtocolError("not a DER object identifier")
+        malformed("not a DER object identifier")
 
 
 def check_name_untrusted(octets: bytes) -> None:
@@ -85,7 +86,7 @@ def check_name_untrusted(octets: bytes) -> None:
     for tag, content in _split(_only(octets, _SEQUENCE)):
         attributes = _split(content)
         if tag != _SET or not attributes:
-            raise RemoteProtocolError("not a DER relative name")
+            malformed("not a DER relative name")
         for attribute in attributes:
             _check_attribute(*attribute)
 
@@ -93,13 +94,13 @@ def check_name_untrusted(octets: bytes) -> None:
 def _check_attribute(tag: int, content: bytes) -> None:
     parts = _split(content)
     if tag != _SEQUENCE or len(parts) != len(("type", "value")):
-        raise RemoteProtocolError("not a DER attribute")
+        malformed("not a DER attribute")
     _check_object_identifier(*parts[0])
     kind, text = parts[1]
     try:
         text.decode(_STRINGS[kind])
     except (KeyError, UnicodeDecodeError) as exc:
-        raise RemoteProtocolError("not a string of a DER name") from exc
+        raise RemoteProtocolError("malformed ClientHello: not a string of a DER name") from exc
 
 
 def check_responder_id_untrusted(octets: bytes) -> None:
@@ -129,7 +130,7 @@ def check_request_extensions_untrusted(octets: bytes) -> None:
         parts = _split(content)
         tags = [each for each, _ in parts[1:]]
         if tag != _SEQUENCE or tags not in ([_OCTET_STRING], [_BOOLEAN, _OCTET_STRING]):
-            raise RemoteProtocolError("not a DER extension")
+            malformed("not a DER extension")
         _check_object_identifier(*parts[0])
         if len(tags) > 1 and len(parts[1][1]) != 1:
-            raise RemoteProtocolError("not a DER boolean")
+            malformed("not a DER boolean")

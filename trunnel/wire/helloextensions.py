@@ -81,6 +81,10 @@ KEY_BYTES: Final[Mapping[int, int]] = {
     0x11ED: 1665,
 }
 """Bytes of a client's key by group: P-256, P-384, P-521, X25519, X448, ffdhe2048 to 8192, ML-KEM, hybrids."""
+BEGIN_WITH_POINT: Final = frozenset({0x0017, 0x0018, 0x0019, 0x11EB, 0x11ED})
+"""The groups whose keys are, or begin with, a point of a NIST curve."""
+UNCOMPRESSED: Final = 4
+"""The one form of such a point that is left (RFC 8446 §4.2.8.2)."""
 
 
 def check_extensions_untrusted(extensions: Mapping[int, bytes], *, tls13: bool) -> None:
@@ -199,6 +203,8 @@ def _check_key_share(body: bytes, groups: bytes | None) -> None:
             malformed("key_share holds a group that supported_groups lacks")
         if not key or len(key) != KEY_BYTES.get(group, len(key)):
             malformed(f"key_share holds a key of {len(key)} bytes for group {group:#06x}")
+        if group in BEGIN_WITH_POINT and key[0] != UNCOMPRESSED:
+            malformed(f"key_share holds a point in form {key[0]} for group {group:#06x}")
 
 
 _CHECKS: Final[_Checks] = {
