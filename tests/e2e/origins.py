@@ -25,10 +25,10 @@ StreamService = Callable[[trio.abc.HalfCloseableStream], Awaitable[None]]
 
 def bound_socket() -> trio.socket.SocketType:
     """Return a socket that holds a free loopback port and refuses connections until it is listened on."""
-    sock = trio.socket.from_stdlib_socket(socket.socket())
+    sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(("127.0.0.1", 0))
-    return sock
+    return trio.socket.from_stdlib_socket(sock)
 
 
 def port_of(sock: trio.socket.SocketType) -> int:
@@ -86,13 +86,15 @@ class Connection:
         self._pending = bytearray()
 
     async def serve(self, service: WebService) -> None:
-        """Answer requests until the client goes."""
+        """Answer requests until the client goes, or asks for the end."""
         while (head := await self._read_head()) is not None:
             request, *lines = head.decode("latin-1").split("\r\n")
             method, path, _ = request.split(" ")
             pairs = (line.split(":", 1) for line in lines)
             headers = {name.lower(): value.strip() for name, value in pairs}
             await service(Exchange(self, method, path, headers))
+            if headers.get("connection", "").lower() == "close":
+                return
 
     async def pass_on(self, length: int, take: Callable[[bytes], object]) -> None:
         """Give exactly *length* bytes to *take*."""

@@ -59,7 +59,7 @@ async def open_visit(
     """Connect to *site* by TLS and shake hands; the caller closes it."""
     raw = await trio.open_tcp_stream(LOOPBACK, site.port)
     chosen = context or tls_context(site, alpn=alpn)
-    visit = trio.SSLStream(raw, chosen, server_hostname=site.hostname, https_compatible=True)
+    visit = trio.SSLStream(raw, chosen, server_hostname=site.hostname)
     try:
         await visit.do_handshake()
     except BaseException:

@@ -51,6 +51,14 @@ def endpoint_of(name: Hostname, public_port: int) -> control.Endpoint:
     return control.Endpoint(name.value, f"https://{name}{port}")
 
 
+def _peer_of(carrier: TlsStream, arrival: Arrival) -> Peer:
+    """Return who proved which key; raises RemoteProtocolError if there is no carrier to be had with it."""
+    if carrier.alpn != LINK_ALPN_H2 or not carrier.peer_certificates:
+        raise RemoteProtocolError("no carrier protocol in common, or no certificate")
+    leaf = carrier.peer_certificates[0]
+    return Peer(key_id=id_of(leaf), address=str(Address(*arrival.peer)), extension=extension_of(leaf))
+
+
 @final
 class AgentDoor:
     """Takes agents' connections in and keeps their sessions."""
@@ -95,7 +103,7 @@ class AgentDoor:
                 logger.info("agent_handshake_failed", extra={"peer": arrival.peer[0], "reason": str(exc)})
                 return
         try:
-            peer = self._peer_untrusted(carrier, arrival)
+            peer = _peer_of(carrier, arrival)
         except RemoteProtocolError as exc:
             logger.warning("agent_handshake_failed", extra={"peer": arrival.peer[0], "reason": exc.reason})
             carrier.abort()
@@ -105,13 +113,6 @@ class AgentDoor:
         ) as link:
             arrival.slot.release()
             await self._greet(link)
-
-    @staticmethod
-    def _peer_untrusted(carrier: TlsStream, arrival: Arrival) -> Peer:
-        if carrier.alpn != LINK_ALPN_H2 or not carrier.peer_certificates:
-            raise RemoteProtocolError("no carrier protocol in common, or no certificate")
-        leaf = carrier.peer_certificates[0]
-        return Peer(key_id=id_of(leaf), address=str(Address(*arrival.peer)), extension=extension_of(leaf))
 
     async def _greet(self, link: Session) -> None:
         """Hear the agent's hello and answer it."""
