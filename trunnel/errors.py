@@ -164,7 +164,7 @@ class RelayIdentityError(ConnectError):
 
 @final
 class AuthError(ConnectError):
-    """A key file cannot be used: unreadable, readable by others, or in use (exit 4)."""
+    """The key is in use by another process (exit 4); a key file that cannot be used is a ConfigError."""
 
     retryable = False
 

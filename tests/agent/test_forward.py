@@ -49,7 +49,7 @@ from trunnel.wire.proxyprotocol import StreamKind, visitor_preface
                 alpn=None,
                 stream="s",
                 endpoint=NAME,
-                kind=StreamKind.CHALLENGE,
+                kind=StreamKind.CANARY,
             ),
             ErrorCode.REFUSED_STREAM,
         ),

@@ -61,10 +61,8 @@ def rst(stream_id: int, code: ErrorCode = ErrorCode.CANCEL) -> bytes:
 
 def read_frames(wire: bytes, *, preface: bool = False) -> list[tuple[int, int, int, bytes]]:
     """Return (kind, flags, stream, payload) of each frame in *wire*, which must hold whole frames."""
-    found: list[tuple[int, int, int, bytes]] = []
-    for piece in FrameReader(expect_preface=preface).feed_untrusted(wire):
-        found.append((piece.header.kind, piece.header.flags, piece.header.stream_id, piece.payload))
-    return found
+    pieces = FrameReader(expect_preface=preface).feed_untrusted(wire)
+    return [(piece.header.kind, piece.header.flags, piece.header.stream_id, piece.payload) for piece in pieces]
 
 
 def joined(happened: Iterable[events.H2Event]) -> list[events.H2Event]:
@@ -107,7 +105,7 @@ class Lone:
         """Take bytes of the peer."""
         return self.receiver.feed_untrusted(wire, now=self.now)
 
-    def refuses(self, wire: bytes, code: ErrorCode, reason: str = "") -> None:
+    def refuses(self, wire: bytes, code: ErrorCode, reason: str = ".") -> None:
         """Assert that *wire* ends the connection with *code*."""
         with pytest.raises(RemoteProtocolError, match=reason) as caught:
             self.feed(wire)

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.transports.h2_model import End, Lone, Wire, content, read_frames, rst, window_update
+from tests.transports.h2_model import End, Lone, Wire, content, headers, read_frames, rst, window_update
 from tests.transports.h2_model import settings as settings_frame
 from trunnel.errors import ErrorCode, LocalProtocolError
 from trunnel.settings import limits
@@ -34,7 +34,7 @@ class Conversation(RuleBasedStateMachine):
     def greet(self) -> None:
         self.wire.settle()
 
-    def _end(self, side: bool) -> End:  # noqa: FBT001 - drawn
+    def _end(self, side: bool) -> End:
         return self.wire.ends[side]
 
     def _stream(self, end: End, draw: int) -> int | None:
@@ -49,7 +49,7 @@ class Conversation(RuleBasedStateMachine):
         self.wire.client.opened.append(stream_id)
 
     @rule(side=SIDES, draw=st.integers(0, 5), amount=AMOUNTS)
-    def send(self, side: bool, draw: int, amount: int) -> None:  # noqa: FBT001 - drawn
+    def send(self, side: bool, draw: int, amount: int) -> None:
         end = self._end(side)
         if (stream_id := self._stream(end, draw)) is None:
             return
@@ -61,27 +61,27 @@ class Conversation(RuleBasedStateMachine):
         sent += PATTERN[at : at + taken]
 
     @rule(side=SIDES, draw=st.integers(0, 5))
-    def finish(self, side: bool, draw: int) -> None:  # noqa: FBT001 - drawn
+    def finish(self, side: bool, draw: int) -> None:
         end = self._end(side)
         if (stream_id := self._stream(end, draw)) in end.h2.streams and stream_id is not None:
             end.h2.end(stream_id)
             end.finished.add(stream_id)
 
     @rule(side=SIDES, draw=st.integers(0, 5), code=CODES)
-    def reset(self, side: bool, draw: int, code: ErrorCode) -> None:  # noqa: FBT001 - drawn
+    def reset(self, side: bool, draw: int, code: ErrorCode) -> None:
         end = self._end(side)
         if (stream_id := self._stream(end, draw)) is not None:
             end.reset(stream_id, code)
 
     @rule(side=SIDES, draw=st.integers(0, 5), amount=AMOUNTS)
-    def consume(self, side: bool, draw: int, amount: int) -> None:  # noqa: FBT001 - drawn
+    def consume(self, side: bool, draw: int, amount: int) -> None:
         end = self._end(side)
         unread = [stream_id for stream_id, left in end.unread.items() if left]
         if unread:
             end.consume(unread[draw % len(unread)], amount, now=self.wire.now)
 
     @rule(side=SIDES)
-    def ping(self, side: bool) -> None:  # noqa: FBT001 - drawn
+    def ping(self, side: bool) -> None:
         self._end(side).pings += 1
         self._end(side).h2.ping(b"trunnel\0")
 
@@ -92,7 +92,7 @@ class Conversation(RuleBasedStateMachine):
         self.wire.server.h2.go_away(ErrorCode.NO_ERROR)
 
     @rule(side=SIDES, amount=st.integers(1, 200_000))
-    def deliver(self, side: bool, amount: int) -> None:  # noqa: FBT001 - drawn
+    def deliver(self, side: bool, amount: int) -> None:
         self.wire.deliver(self._end(side), amount)
 
     @rule(seconds=st.sampled_from((0.001, 0.02, 1.0)))
@@ -228,8 +228,6 @@ def test_unread_bytes_of_a_reset_stream_give_their_credit_back() -> None:
 
 def window_bytes(stream_id: int) -> list[bytes]:
     """A request and a whole window of bytes."""
-    from tests.transports.h2_model import headers
-
     return [headers(stream_id), content(stream_id, bytes(limits.STREAM_WINDOW_MIN))]
 
 
