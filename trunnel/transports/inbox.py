@@ -94,16 +94,25 @@ class Inbox:
             self._wakeup.set()
             self._wakeup = None
 
-    def _first(self, max_bytes: int) -> bytes:
-        chunk = self._chunks[0]
-        left = len(chunk) - self._head
-        if left <= max_bytes:
-            taken = chunk[self._head :] if self._head else chunk
-            self._chunks.popleft()
-            self._head = 0
-        else:
-            taken = chunk[self._head : self._head + max_bytes]
-            self._head += max_bytes
+    def _next(self, max_bytes: int) -> bytes:
+        """Take what lies there, up to *max_bytes*; small chunks are joined, so that a busy consumer writes less often."""
+        parts: list[bytes] = []
+        wanted = max_bytes
+        while wanted and self._chunks:
+            chunk = self._chunks[0]
+            left = len(chunk) - self._head
+            if left <= wanted:
+                parts.append(chunk[self._head :] if self._head else chunk)
+                self._chunks.popleft()
+                self._head = 0
+                wanted -= left
+            elif parts:
+                break  # a whole chunk next time is cheaper than two halves
+            else:
+                parts.append(chunk[self._head : self._head + wanted])
+                self._head += wanted
+                wanted = 0
+        taken = parts[0] if len(parts) == 1 else b"".join(parts)
         self.unread -= len(taken)
         return taken
 
@@ -129,7 +138,7 @@ class Inbox:
             if self._closed:
                 raise trio.ClosedResourceError("this stream was closed")
             if self._chunks:
-                return self._first(limit)
+                return self._next(limit)
             if self._error is not None:
                 raise trio.BrokenResourceError(str(self._error)) from self._error
             return b""
