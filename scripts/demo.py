@@ -67,7 +67,7 @@ def origin() -> Iterator[int]:
 @contextmanager
 def program(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Run one `trunnel` command with `--json`; it is asked to stop at the end."""
-    command = [sys.executable, "-m", "trunnel", *arguments, "--json"]
+    command = [sys.executable, "-m", "trunnel", *arguments, "--json", "--log-level", "warning"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process

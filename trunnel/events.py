@@ -115,6 +115,17 @@ class OriginState(Event):
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOpened(Event):
+    """A visitor has come to the agent."""
+
+    kind: ClassVar[str] = "stream_opened"
+    stream: str
+    visitor: str
+    hostname: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamClosed(Event):
     """One visitor's stream ended; `bytes_in` is what came from the visitor."""
 

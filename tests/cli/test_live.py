@@ -31,6 +31,9 @@ def live_view(stdout: io.StringIO, stderr: io.StringIO | None = None) -> LivePri
     return LivePrinter(writer, LineWriter(stderr or io.StringIO(), dropped=dropped_line), console=console)
 
 
+OPENED = events.StreamOpened(stream="s1", visitor="192.0.2.1:1000", hostname="abc.localhost")
+
+
 def shown(view: LivePrinter) -> str:
     """Return the picture as text."""
     console = Console(file=io.StringIO(), width=200)
@@ -41,7 +44,9 @@ def shown(view: LivePrinter) -> str:
 
 def test_the_picture_has_what_a_person_wants_to_know() -> None:
     view = live_view(io.StringIO())
-    for event in (events.Starting(agent_id="abcdefgh" + "i" * 44, target="localhost:3000"), READY, CLOSED, CLOSED):
+    for event in (events.Starting(agent_id="abcdefgh" + "i" * 44, target="localhost:3000"), READY, OPENED, OPENED, OPENED):
+        view(event)
+    for event in (CLOSED, CLOSED):
         view(event)
     view(events.OriginState(state="down", cause="connection refused"))
     picture = shown(view)
@@ -50,7 +55,7 @@ def test_the_picture_has_what_a_person_wants_to_know() -> None:
         "https://abc.localhost:8443",
         "abcdefgh",
         "h2, session",
-        "2 so far, 20 B in, 5.7 MiB out",
+        "1 now, 2 so far, 20 B in, 5.7 MiB out",
         "--cacert '/state dir/leaf.pem'",
         "AA:BB",
         "down  connection refused",

@@ -44,6 +44,7 @@ EVERY_EVENT: list[Event] = [
     events.Notice(code="c", text=HOSTILE),
     READY,
     events.OriginState(state="down", cause=HOSTILE),
+    events.StreamOpened(stream="s1", visitor=HOSTILE, hostname=HOSTILE),
     CLOSED,
     events.Disconnected(reason=HOSTILE, retry_in=1.0),
     events.RejectedByRelay(code="unauthorized", reason=HOSTILE, retry_in=None),

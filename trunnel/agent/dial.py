@@ -7,6 +7,7 @@ a single byte of ours goes out.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import cast, final
 
@@ -121,4 +122,4 @@ def _reason(error: OSError) -> str:
         reasons = {part.strerror for part in group.exceptions if isinstance(part, OSError) and part.strerror}
         if reasons:
             return " / ".join(sorted(reasons)).lower()
-    return (error.strerror or str(error)).lower()
+    return (os.strerror(error.errno) if error.errno else str(error)).lower()

@@ -34,7 +34,7 @@ from trunnel.agent.origin import Origin
 from trunnel.agent.terminate import Terminator
 from trunnel.agent.visitor import StreamHandler, VisitorInfo, VisitorStream
 from trunnel.errors import ConnectError, ErrorCode, RemoteProtocolError
-from trunnel.events import EventSink, StreamClosed, ignore_events
+from trunnel.events import EventSink, StreamClosed, StreamOpened, ignore_events
 from trunnel.names import Hostname
 from trunnel.settings import limits
 from trunnel.settings.agent import ProxyProtocolVersion
@@ -161,6 +161,9 @@ class _Visit:
         started = trio.current_time()
         counters, name = self._forwarding.counters, self._preface.stream
         counters[name] = self._counter
+        self._forwarding.events(
+            StreamOpened(stream=name, visitor=str(self._preface.visitor or ""), hostname=self._hostname.value)
+        )
         try:
             await self._serve()
         finally:

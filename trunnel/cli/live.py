@@ -65,7 +65,7 @@ class LivePrinter:
         self._console = console or Console(file=cast("IO[str]", TerminalFile(stdout)), highlight=False)
         self._facts: dict[str, str] = {}
         self._visitors: deque[str] = deque(maxlen=limits.LIVE_VISITORS)
-        self._count = self._bytes_in = self._bytes_out = 0
+        self._open = self._count = self._bytes_in = self._bytes_out = 0
         self._changed = True
         self._live = Live(
             get_renderable=self.picture,
@@ -111,7 +111,7 @@ class LivePrinter:
         facts.add_column(overflow="fold")
         for name, text in self._facts.items():
             facts.add_row(name, Text(text, style="bold green" if name == "URL" else ""))
-        counts = f"{self._count} so far, {size(self._bytes_in)} in, {size(self._bytes_out)} out"
+        counts = f"{self._open} now, {self._count} so far, {size(self._bytes_in)} in, {size(self._bytes_out)} out"
         facts.add_row("Visitors", counts)
         return Group(facts, *(Text(f"  {line}", style="dim", overflow="ellipsis") for line in self._visitors))
 
@@ -129,7 +129,10 @@ class LivePrinter:
                 self._note_ready(event)
             case events.OriginState():
                 facts["Service is"] = printable(f"{event.state}  {event.cause}")
+            case events.StreamOpened():
+                self._open += 1
             case events.StreamClosed():
+                self._open -= 1
                 self._count += 1
                 self._bytes_in += event.bytes_in
                 self._bytes_out += event.bytes_out
