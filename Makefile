@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 # -bb: comparing bytes with str is an error.
 PY := $(BIN)/python -bb
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-FUZZ_SECONDS ?= 60
+FUZZ_SECONDS ?= 40
+MUTATIONS ?= 30000
 PYTEST_ARGS ?=
 
 CORE := $(VENV)/.core
@@ -102,11 +103,13 @@ bench: $(TEST) ## throughput and latency, against bare connections in the same r
 bench-quick: $(TEST) ## the same in a minute
 	@$(PY) -m scripts.bench --quick $(ARGS)
 
-fuzz: $(TEST) ## every fuzz target, at most a minute in all (FUZZ_SECONDS, ARGS="--target X")
+fuzz: $(TEST) ## every fuzz target and hellos judged beside OpenSSL, a minute in all (FUZZ_SECONDS, ARGS="--target X")
 	@$(PY) -m fuzz.run --seconds $(FUZZ_SECONDS) $(ARGS)
+	@$(PY) -m fuzz.differential --mutations $(MUTATIONS)
 
-fuzz-deep: $(TEST) ## every fuzz target for long
+fuzz-deep: $(TEST) ## the same for long
 	@$(PY) -m fuzz.run --deep $(ARGS)
+	@$(PY) -m fuzz.differential --mutations 1000000 --processes 2
 
 # --- ship ---
 

@@ -76,14 +76,14 @@ async def speaks_http2(lab: Lab, context: SSL.Context) -> bool:
 @row("SEC-01", limit="beyond loopback the relay refuses to start until told who may connect (exit 2); flags and environment work")
 async def no_open_mode() -> Outcome:
     """Start relays on every address: with nothing, with an empty list, with --open, by environment."""
-    command = [sys.executable, "-m", "trunnel", "serve", "--bind-addr", "0.0.0.0", "--port", "0", "--json"]  # noqa: S104
+    command = [sys.executable, "-m", "trunnel", "serve", "--bind-addr", "0.0.0.0", "--port", "0", "--json"]
     results: dict[str, bool] = {}
     async with laboratory() as lab:
         state = str(lab.folder / "relay")
         refused = await trio.run_process(
             [*command, "--state-dir", state], capture_stdout=True, capture_stderr=True, check=False
         )
-        results["refused"] = refused.returncode == 2 and b"--authorized-agents" in refused.stderr  # noqa: PLR2004
+        results["refused"] = refused.returncode == 2 and b"--authorized-agents" in refused.stderr
         listed = lab.folder / "authorized"
         listed.write_text("")
         starts = {
@@ -311,7 +311,7 @@ async def dial_targets() -> Outcome:
         places = {line for line in report.read_text().splitlines() if line}
         allowed = {f"127.0.0.1:{origin}", f"::1:{origin}", f"127.0.0.1:{lab.agents_port}"}
     strange = places - allowed
-    return Outcome(not strange and len(places) >= 2, f"{attempts} attempts, connected to {sorted(places)}")  # noqa: PLR2004
+    return Outcome(not strange and len(places) >= 2, f"{attempts} attempts, connected to {sorted(places)}")
 
 
 AUDIT = """\
@@ -350,7 +350,7 @@ async def files() -> Outcome:
         link = await exit_of(lab, origin, state="linked")
     figure = f"{len(modes)} secrets {sorted({oct(mode) for mode in modes.values()})}, folder {oct(folder)}, "
     figure += f"readable key: exit {readable}, symlink: exit {link}"
-    good = set(modes.values()) == {0o600} and folder == 0o700 and readable == link == 2  # noqa: PLR2004
+    good = set(modes.values()) == {0o600} and folder == 0o700 and readable == link == 2
     return Outcome(good, figure)
 
 

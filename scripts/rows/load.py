@@ -71,7 +71,7 @@ async def slowloris() -> Outcome:
             f"{early:.2f} to {late:.2f} s (median {statistics.median(lifetimes):.2f}), RSS +{grown / 1024:.1f} MB, "
             f"canary {100 * canary.success:.2f} % p99 {1000 * canary.p99:.0f} ms"
         )
-        in_time = HELLO_TIMEOUT - HELLO_SLACK <= early and late <= HELLO_TIMEOUT + HELLO_SLACK
+        in_time = early >= HELLO_TIMEOUT - HELLO_SLACK and late <= HELLO_TIMEOUT + HELLO_SLACK
         return Outcome(in_time and grown <= RSS_GROWTH_KIB and canary.success >= 0.999, figure)
 
 

@@ -8,6 +8,7 @@ a single byte of ours goes out.
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 from typing import cast, final
 
@@ -116,10 +117,11 @@ def _server_name(host: str) -> Hostname | None:
 
 def _reason(error: OSError) -> str:
     """Return why a connection failed, in words; several attempts give one reason."""
-    cause = error.__cause__
-    if isinstance(cause, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", cause)
-        reasons = {part.strerror for part in group.exceptions if isinstance(part, OSError) and part.strerror}
-        if reasons:
-            return " / ".join(sorted(reasons)).lower()
-    return (os.strerror(error.errno) if error.errno else str(error)).lower()
+    attempts: list[BaseException] = [error]
+    if isinstance(error.__cause__, BaseExceptionGroup):
+        attempts = list(cast("BaseExceptionGroup[BaseException]", error.__cause__).exceptions)
+    elif error.__cause__ is not None:
+        attempts = [error.__cause__]
+    numbers = {part.errno for part in attempts if isinstance(part, OSError) and part.errno}
+    known = [os.strerror(number) for number in sorted(numbers) if not isinstance(error, socket.gaierror)]
+    return (" / ".join(known) or error.strerror or str(error)).lower()

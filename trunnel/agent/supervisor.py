@@ -190,7 +190,7 @@ class Agent:
                     relay_id=carrier.trust.relay_id.value,
                     session=attachment.welcome.session,
                     transport=attachment.link.transport,
-                    why="h2: the carrier of this version",
+                    why="HTTP/2 over TLS on TCP",
                 )
             )
             async with trio.open_nursery() as nursery:
