@@ -8,7 +8,7 @@ import sys
 
 import trio
 
-from scripts.rows.lab import WAIT, Agent, Canary, Lab, free_port, laboratory, page_origin
+from scripts.rows.lab import WAIT, Agent, Canary, Lab, free_port, laboratory
 from scripts.rows.registry import Outcome, row
 
 TRUNNEL = [sys.executable, "-m", "trunnel"]
@@ -34,10 +34,9 @@ async def same_key_twice() -> Outcome:
     """One key on two machines; then both with --share."""
     async with laboratory() as lab:
         await lab.start_relay()
-        origin = await lab.nursery.start(page_origin)
+        origin = await lab.start_origin()
         old = await lab.start_agent(origin, name="old")
-        canary = Canary()
-        await lab.nursery.start(lab.keep_canary, old, canary)
+        canary = await lab.start_canary(old)
         await trio.sleep(1)
         await clone_state(lab, "old", "new")
         failures = canary.failures
@@ -71,7 +70,7 @@ async def both_share() -> tuple[int, int]:
     """Return how 20 held visits are spread over two agents that share a key."""
     async with laboratory() as lab:
         await lab.start_relay()
-        origin = await lab.nursery.start(page_origin)
+        origin = await lab.start_origin()
         first = await lab.start_agent(origin, "--share", name="first")
         await clone_state(lab, "first", "second")
         second = await lab.start_agent(origin, "--share", name="second")
@@ -110,7 +109,7 @@ async def revocation() -> Outcome:
         key_id = identity.stdout.decode().split()[0]
         listed.write_text(f"{key_id} # laptop\n")
         await lab.start_relay("--authorized-agents", str(listed))
-        agent = await lab.start_agent(await lab.nursery.start(page_origin))
+        agent = await lab.start_agent(await lab.start_origin())
         closed: list[float] = []
         revoked = 0.0
 
@@ -151,7 +150,7 @@ async def drain() -> Outcome:
     grace = 12.0
     async with laboratory() as lab:
         await lab.start_relay("--drain-grace", str(grace))
-        agent = await lab.start_agent(await lab.nursery.start(page_origin))
+        agent = await lab.start_agent(await lab.start_origin())
         finished: list[bool] = []
 
         async def request(number: int) -> None:
@@ -204,13 +203,13 @@ async def idle_and_forced() -> tuple[float, tuple[int, float]]:
     """Return how long an idle relay takes to stop, and a busy one told twice."""
     async with laboratory() as lab:
         await lab.start_relay()
-        await lab.start_agent(await lab.nursery.start(page_origin))
+        await lab.start_agent(await lab.start_origin())
         begun = trio.current_time()
         await lab.relay.stop()
         idle = trio.current_time() - begun
     async with laboratory() as lab:
         await lab.start_relay()
-        agent = await lab.start_agent(await lab.nursery.start(page_origin))
+        agent = await lab.start_agent(await lab.start_origin())
 
         async def slow() -> None:
             try:

@@ -8,7 +8,7 @@ from itertools import islice
 import trio
 
 from scripts.rows.hostile import REQUEST, Wire, headers, hostile_agent, hostile_relay, reset
-from scripts.rows.lab import Canary, Lab, cpu_seconds, laboratory, page_origin, rss_kib
+from scripts.rows.lab import Canary, Lab, cpu_seconds, laboratory, rss_kib
 from scripts.rows.registry import Outcome, row
 from trunnel.errors import ErrorCode
 from trunnel.transports import h2_frames as frames
@@ -52,7 +52,7 @@ def slowest_feed(flood: bytes, *, role: Role, read: int = 65_536) -> float:
 
 async def attack_agent(lab: Lab, parts: Sequence[bytes]) -> tuple[Wire, float, int]:
     """Flood a real agent; returns the wire, the CPU it took, and the growth of its RSS in KiB."""
-    origin = await lab.nursery.start(page_origin)
+    origin = await lab.start_origin()
     async with hostile_relay(lab, origin) as (wire, agent):
         await trio.sleep(SETTLE)
         cpu, memory = cpu_seconds(agent.pid), rss_kib(agent.pid)
@@ -64,9 +64,8 @@ async def attack_agent(lab: Lab, parts: Sequence[bytes]) -> tuple[Wire, float, i
 async def attack_relay(lab: Lab, parts: Sequence[bytes]) -> tuple[Wire, float, int, Canary]:
     """Flood a real relay that serves a canary meanwhile."""
     await lab.start_relay()
-    good = await lab.start_agent(await lab.nursery.start(page_origin))
-    canary = Canary()
-    await lab.nursery.start(lab.keep_canary, good, canary)
+    good = await lab.start_agent(await lab.start_origin())
+    canary = await lab.start_canary(good)
     await trio.sleep(SETTLE)
     async with hostile_agent(lab) as (wire, _welcome):
         cpu, memory = cpu_seconds(lab.relay.pid), rss_kib(lab.relay.pid)

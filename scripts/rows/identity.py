@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
 from scripts.rows.hostile import hostile_agent
-from scripts.rows.lab import WAIT, Lab, free_port, laboratory, page_origin
+from scripts.rows.lab import WAIT, Lab, free_port, laboratory
 from scripts.rows.registry import Outcome, row
 from trunnel.errors import ConnectError
 from trunnel.identity.contexts import guard_alpn, guard_server_name, guard_verify
@@ -246,7 +246,7 @@ async def relay_authentication() -> Outcome:
     """A wrong pin; --relay-strict; a relay that changed its key."""
     async with laboratory() as lab:
         await lab.start_relay()
-        origin = await lab.nursery.start(page_origin)
+        origin = await lab.start_origin()
         wrong_pin = KeyId.of_spki(b"another").value
         statuses = {
             "wrong pin": await exit_of(lab, origin, "--relay-pin", wrong_pin, state="pin"),
@@ -281,7 +281,7 @@ async def exit_of(lab: Lab, target: int, *flags: str, state: str) -> int:
 async def dial_targets() -> Outcome:
     """An audit hook on connect in an agent to which a relay sends headers that name other places."""
     async with laboratory() as lab:
-        origin = await lab.nursery.start(page_origin)
+        origin = await lab.start_origin()
         report = lab.folder / "connects"
         hook = lab.folder / "hook"
         hook.mkdir()
@@ -331,7 +331,7 @@ async def files() -> Outcome:
     """Make keys under umask 0; then show the agent a key that others can read, and a link."""
     async with laboratory() as lab:
         await lab.start_relay()
-        origin = await lab.nursery.start(page_origin)
+        origin = await lab.start_origin()
         mask = os.umask(0)
         try:
             agent = await lab.start_agent(origin)

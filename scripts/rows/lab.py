@@ -1,7 +1,8 @@
 """The laboratory of the rows: a real relay, real agents, an origin, and a canary that watches.
 
 Everything is on loopback, on ports of the kernel's choice, with state in a
-folder that goes away.  Processes are ours and are stopped by their handle.
+folder that goes away.  Each is a process of its own: ours, stopped by its
+handle.  Only attackers run in the row's own process.
 Attackers get source addresses of 127.0.0.0/8 other than the canary's, so that
 limits per address can be told from harm to others.
 """
@@ -17,18 +18,18 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import IO
 
 import trio
 
+from scripts.rows.canary import SOURCE as CANARY_ADDRESS
+from scripts.rows.origin import PAGE
+
 WAIT = 30.0
 """Seconds for anything that should take one or two."""
-CANARY_ADDRESS = "127.0.0.99"
-CANARY_EVERY = 0.05
-PAGE = b"canary"
 
 
 def rss_kib(pid: int) -> int:
@@ -41,7 +42,7 @@ def rss_kib(pid: int) -> int:
 
 def descriptors(pid: int) -> int:
     """Return how many descriptors a process has open."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def cpu_seconds(pid: int) -> float:
@@ -57,18 +58,16 @@ def free_port() -> int:
 
 
 class Program:
-    """One `trunnel … --json` process."""
+    """One process that prints events, one JSON object a line."""
 
-    def __init__(self, arguments: Sequence[str], log: IO[bytes], *, nofile: int | None = None) -> None:
-        prefix = [] if nofile is None else ["prlimit", f"--nofile={nofile}:{nofile}"]
-        command = [*prefix, sys.executable, "-m", "trunnel", *arguments, "--json"]
+    def __init__(self, command: Sequence[str], log: IO[bytes]) -> None:
         self.process = Popen(command, stdout=PIPE, stderr=log)
         self.events: list[dict[str, object]] = []
         self._heard = trio.Event()
 
     @property
     def pid(self) -> int:
-        """The process id (of trunnel itself: prlimit executes it in place)."""
+        """The process id (also under prlimit, which executes the program in place)."""
         return self.process.pid
 
     async def listen(self) -> None:
@@ -93,28 +92,43 @@ class Program:
                         return event
                 await self._heard.wait()
 
+    def count(self, kind: str) -> int:
+        """Return how many events of *kind* have come."""
+        return sum(event["event"] == kind for event in self.events)
+
+    async def wait(self) -> int:
+        """Wait for its end; returns its exit status."""
+        return await trio.to_thread.run_sync(self.process.wait, abandon_on_cancel=True)
+
     async def stop(self) -> int:
         """Ask it to stop, kill it if it does not; returns its exit status."""
         self.process.terminate()
         with trio.move_on_after(WAIT):
-            while self.process.poll() is None:
-                await trio.sleep(0.02)
-        if self.process.poll() is None:
-            self.process.kill()
+            await self.wait()
+        self.process.kill()  # does nothing to a process that has ended
         status = self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()
         return status
 
 
-@dataclass
 class Canary:
-    """Visits a healthy tunnel all the time and keeps the latencies."""
+    """What the visits of a canary have shown since the last look."""
 
-    latencies: list[float] = field(default_factory=list)
-    failures: int = 0
-    stopped: bool = False
-    """Whether the lab is closing: what fails from now on does not count."""
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._since = 0
+        self.reset()
+
+    @property
+    def latencies(self) -> list[float]:
+        """Seconds of each visit that worked."""
+        return [seconds for event in self._visits if isinstance(seconds := event.get("seconds"), float)]
+
+    @property
+    def failures(self) -> int:
+        """Number of visits that did not."""
+        return sum("error" in event for event in self._visits)
 
     @property
     def p99(self) -> float:
@@ -125,18 +139,22 @@ class Canary:
     @property
     def median(self) -> float:
         """Seconds."""
-        return statistics.median(self.latencies) if self.latencies else float("inf")
+        latencies = self.latencies
+        return statistics.median(latencies) if latencies else float("inf")
 
     @property
     def success(self) -> float:
         """Share of visits that worked."""
-        total = len(self.latencies) + self.failures
-        return len(self.latencies) / total if total else 0.0
+        visits = self._visits
+        return len(self.latencies) / len(visits) if visits else 0.0
 
     def reset(self) -> None:
         """Forget what was measured."""
-        self.latencies.clear()
-        self.failures = 0
+        self._since = len(self._program.events)
+
+    @property
+    def _visits(self) -> list[dict[str, object]]:
+        return self._program.events[self._since :]
 
 
 @dataclass
@@ -166,14 +184,29 @@ class Lab:
         self.relay_id = ""
         self.log = (folder / "log").open("wb")
         self._programs: list[Program] = []
-        self._canaries: list[Canary] = []
 
     def spawn(self, *arguments: str, nofile: int | None = None) -> Program:
-        """Start a program; it is stopped with the lab."""
-        program = Program(arguments, self.log, nofile=nofile)
+        """Start `trunnel … --json`; it is stopped with the lab."""
+        limit = [] if nofile is None else ["prlimit", f"--nofile={nofile}:{nofile}"]
+        return self._start([*limit, sys.executable, "-m", "trunnel", *arguments, "--json"])
+
+    def _start(self, command: Sequence[str]) -> Program:
+        program = Program(command, self.log)
         self._programs.append(program)
         self.nursery.start_soon(program.listen)
         return program
+
+    async def start_origin(self) -> int:
+        """Start an origin; returns its port."""
+        listening = await self._start([sys.executable, "-m", "scripts.rows.origin"]).event("listening")
+        return int(str(listening["port"]))
+
+    async def start_canary(self, agent: Agent) -> Canary:
+        """Start a canary that visits *agent*; its first visit, a cold one, does not count."""
+        command = [sys.executable, "-m", "scripts.rows.canary", agent.hostname, str(self.visitors_port)]
+        program = self._start([*command, agent.certificate])
+        await program.event("visit")
+        return Canary(program)
 
     async def start_relay(self, *flags: str, nofile: int | None = None) -> None:
         """Start the relay on ports of the kernel's choice (or those of *flags*)."""
@@ -216,24 +249,8 @@ class Lab:
             raise ConnectionError(head[:80])
         return body
 
-    async def keep_canary(self, agent: Agent, canary: Canary, *, task_status: trio.TaskStatus[None]) -> None:
-        """Visit *agent* every 50 ms until cancelled."""
-        self._canaries.append(canary)
-        task_status.started()
-        while True:
-            begun = trio.current_time()
-            try:
-                with trio.fail_after(WAIT):
-                    await self.visit(agent)
-                canary.latencies.append(trio.current_time() - begun)
-            except (OSError, ssl.SSLError, trio.BrokenResourceError, trio.TooSlowError):
-                canary.failures += not canary.stopped
-            await trio.sleep(max(0.0, begun + CANARY_EVERY - trio.current_time()))
-
     async def close(self) -> None:
-        """Stop every program, agents first."""
-        for canary in self._canaries:
-            canary.stopped = True
+        """Stop every program, the latest first: canaries before agents, agents before the relay."""
         for program in reversed(self._programs):
             await program.stop()
         self.log.close()
@@ -291,42 +308,3 @@ class KeptAlive:
     async def close(self) -> None:
         """Hang up."""
         await trio.aclose_forcefully(self._tls)
-
-
-async def page_origin(*, task_status: trio.TaskStatus[int]) -> None:
-    """Serve HTTP/1.1: `/` is a short page, `/bytes/N` N bytes, `/slow/S` the page after S seconds."""
-
-    async def serve(stream: trio.SocketStream) -> None:
-        rest = b""
-        try:
-            while True:
-                while b"\r\n\r\n" not in rest:
-                    chunk = await stream.receive_some(65536)
-                    if not chunk:
-                        return
-                    rest += chunk
-                head, _, rest = rest.partition(b"\r\n\r\n")
-                await answer(stream, head.split(b" ", 2)[1].decode("ascii"))
-                if b"connection: close" in head.lower():
-                    await stream.send_eof()
-                    return
-        except trio.BrokenResourceError:
-            return
-
-    async def answer(stream: trio.SocketStream, path: str) -> None:
-        _, kind, *rest = [*path.split("/"), ""]
-        size = int(rest[0]) if kind == "bytes" else len(PAGE)
-        if kind == "slow":
-            await trio.sleep(float(rest[0]))
-        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
-        if kind != "bytes":
-            await stream.send_all(PAGE)
-            return
-        block = bytes(65536)
-        for _ in range(size // len(block)):
-            await stream.send_all(block)
-        await stream.send_all(bytes(size % len(block)))
-
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=1024)
-    task_status.started(listeners[0].socket.getsockname()[1])
-    await trio.serve_listeners(serve, listeners)

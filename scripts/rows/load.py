@@ -7,7 +7,7 @@ import statistics
 
 import trio
 
-from scripts.rows.lab import CANARY_ADDRESS, Canary, KeptAlive, descriptors, laboratory, page_origin, rss_kib
+from scripts.rows.lab import CANARY_ADDRESS, Canary, KeptAlive, descriptors, laboratory, rss_kib
 from scripts.rows.registry import Outcome, row
 
 DRIBBLERS = 3_000
@@ -34,9 +34,8 @@ async def slowloris() -> Outcome:
     raise_descriptor_limit(2 * DRIBBLERS)
     async with laboratory() as lab:
         await lab.start_relay(nofile=2 * DRIBBLERS)
-        agent = await lab.start_agent(await lab.nursery.start(page_origin))
-        canary = Canary()
-        await lab.nursery.start(lab.keep_canary, agent, canary)
+        agent = await lab.start_agent(await lab.start_origin())
+        canary = await lab.start_canary(agent)
         await trio.sleep(BASELINE)
         before, peak = rss_kib(lab.relay.pid), 0
         lifetimes: list[float] = []
@@ -81,9 +80,8 @@ async def connect_and_hold() -> Outcome:
     raise_descriptor_limit(2 * DRIBBLERS)
     async with laboratory() as lab:
         await lab.start_relay(nofile=2 * DRIBBLERS)
-        agent = await lab.start_agent(await lab.nursery.start(page_origin))
-        canary = Canary()
-        await lab.nursery.start(lab.keep_canary, agent, canary)
+        agent = await lab.start_agent(await lab.start_origin())
+        canary = await lab.start_canary(agent)
         await trio.sleep(BASELINE)
         idle = canary.p99
         canary.reset()
@@ -129,7 +127,7 @@ async def out_of_descriptors() -> Outcome:
     hold_for = 10.0
     async with laboratory() as lab:
         await lab.start_relay("--half-open-per-address", "2000", nofile=512)
-        agent = await lab.start_agent(await lab.nursery.start(page_origin))
+        agent = await lab.start_agent(await lab.start_origin())
         before = descriptors(lab.relay.pid)
         logged = (lab.folder / "log").stat().st_size
         lines_before = len((lab.folder / "log").read_bytes().splitlines()) if logged else 0

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import trio
 from OpenSSL import SSL
 
-from scripts.rows.lab import WAIT, Agent, Canary, Lab, free_port, laboratory, page_origin
+from scripts.rows.lab import WAIT, Agent, Canary, Lab, free_port, laboratory
 from scripts.rows.registry import Outcome, row
 from trunnel.identity.certstore import LeafStore
 from trunnel.identity.contexts import visitor_context
@@ -30,7 +30,7 @@ async def frozen_agent() -> Outcome:
     """SIGSTOP an agent: no FIN, no answer; then SIGCONT."""
     async with laboratory() as lab:
         await lab.start_relay()
-        agent = await lab.start_agent(await lab.nursery.start(page_origin))
+        agent = await lab.start_agent(await lab.start_origin())
         ended: list[float] = []
 
         async def visitor() -> None:
@@ -157,10 +157,9 @@ async def bad_neighbours() -> Outcome:
     """One visitor that reads nothing of 100 MB, malformed hellos, visits to a dead origin: the canary is unharmed."""
     async with laboratory() as lab:
         await lab.start_relay()
-        agent = await lab.start_agent(await lab.nursery.start(page_origin))
+        agent = await lab.start_agent(await lab.start_origin())
         dead = await lab.start_agent(free_port(), name="dead")
-        canary = Canary()
-        await lab.nursery.start(lab.keep_canary, agent, canary)
+        canary = await lab.start_canary(agent)
         await trio.sleep(5)
         idle = canary.p99
         canary.reset()

@@ -105,11 +105,9 @@ async def test_cancelling_an_operation_costs_at_most_its_own_stream(operation: O
         scope = trio.CancelScope()
         steps = Steps("operated", at, scope)
 
-        async def run(
-            relay: Session, agent: Session, near: Stream, far: Stream, scope: trio.CancelScope = scope
-        ) -> None:
+        async def run(ends: tuple[Session, Session, Stream, Stream], scope: trio.CancelScope = scope) -> None:
             with scope:
-                await operation(relay, agent, near, far)
+                await operation(*ends)
 
         received = bytearray()
         ends: list[str] = []

@@ -41,8 +41,7 @@ class Attachment:
         self.welcome = welcome
         self.endpoints: tuple[control.Endpoint, ...] = tuple(welcome.endpoints)
         """Our public addresses, as the relay said last."""
-        self.endpoints_changed = trio.Event()
-        """Set when `endpoints` has changed; replace it before looking."""
+        self._endpoints_changed = trio.Event()
         self.relay_drains = trio.Event()
         """Set when the relay has said that it is about to stop."""
         self.visitors = 0
@@ -50,20 +49,36 @@ class Attachment:
         self._channel = channel
         self._rejected: Rejected | None = None
         self._answered = trio.current_time()
-        self._idle = trio.Event()
 
-    async def wait_ended(self) -> SessionClosed | Rejected:
-        """Wait until the session has ended and return why."""
-        closed = await self.link.wait_closed()
-        return self._rejected or closed
+    async def wait_changed(self) -> SessionClosed | Rejected | None:
+        """Wait until `endpoints` has changed (None), or the session has ended, and return why it did.
+
+        Cancellation: no effect.
+        """
+        async with trio.open_nursery() as nursery:
+            changed = self._endpoints_changed
+
+            async def ended() -> None:
+                await self.link.wait_closed()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(ended)
+            await changed.wait()
+            nursery.cancel_scope.cancel()
+        if self.link.closed is not None:
+            return self._rejected or self.link.closed
+        self._endpoints_changed = trio.Event()
+        return None
 
     async def drain(self, grace: float, reason: str) -> None:
-        """Tell the relay that we stop, and wait for visitors to finish, at most *grace* seconds."""
+        """Tell the relay that we stop, and let visitors finish, at most *grace* seconds.
+
+        The relay ends the session once its last visitor has everything: what
+        we have sent may still be on its way when our own tasks are done.
+        """
         self._channel.post(control.Drain(grace, control.printable(reason)))
         with trio.move_on_after(grace):
-            while self.visitors and self.link.closed is None:
-                self._idle = trio.Event()
-                await self._idle.wait()
+            await self.link.wait_closed()
 
     # --- tasks ------------------------------------------------------------------------------------
 
@@ -82,8 +97,6 @@ class Attachment:
             await forward_stream(stream, forwarding)
         finally:
             self.visitors -= 1
-            if not self.visitors:
-                self._idle.set()
 
     async def listen(self) -> None:
         """Hear the relay's control messages until the session ends."""
@@ -96,7 +109,7 @@ class Attachment:
                         self._answered = trio.current_time()
                     case control.Endpoints(endpoints=endpoints):
                         self.endpoints = tuple(endpoints)
-                        self.endpoints_changed.set()
+                        self._endpoints_changed.set()
                     case control.Drain(reason=reason):
                         logger.info("relay_drains", extra={"reason": reason})
                         self.relay_drains.set()
@@ -150,7 +163,7 @@ async def _introduce(link: Session, hello: control.Hello) -> tuple[ControlStream
 async def attached(carrier: Carrier, hello: control.Hello, *, window_max: int) -> AsyncIterator[Attachment]:
     """Attach to the relay on *carrier* for as long as the body runs.
 
-    The body runs `serve_visitors`; it is to be left when `wait_ended` returns.
+    The body runs `serve_visitors`; it is to be left when `wait_changed` says that the session has ended.
 
     Raises:
         Rejected, SessionClosed: Before the body, as `_introduce`.

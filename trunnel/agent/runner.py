@@ -16,7 +16,7 @@ import trio
 
 from trunnel.agent.supervisor import Agent
 from trunnel.agent.visitor import StreamHandler
-from trunnel.errors import ConnectError, LocalProtocolError, Rejected, SessionClosed
+from trunnel.errors import LocalProtocolError, SessionClosed, TrunnelError
 from trunnel.events import EventSink, ignore_events
 from trunnel.identity.keys import IdentityKey
 from trunnel.identity.locking import lock_key
@@ -50,12 +50,20 @@ async def run_agent(
 
     Cancellation: every visitor's stream is reset.
     """
+    async with _locked_agent(origin, settings, on_event) as agent:
+        task_status.started(agent)
+        await agent.run()
+
+
+@asynccontextmanager
+async def _locked_agent(
+    origin: Target | StreamHandler, settings: AgentSettings, on_event: EventSink
+) -> AsyncIterator[Agent]:
+    """Make an agent whose key is ours for as long as the body runs."""
     path: Path = settings.key_path
     key = await trio.to_thread.run_sync(IdentityKey.load_or_create, path)
     with lock_key(path, purpose=_purpose(origin)):
-        agent = Agent(origin, settings, key, on_event=on_event)
-        task_status.started(agent)
-        await agent.run()
+        yield Agent(origin, settings, key, on_event=on_event)
 
 
 def _purpose(origin: Target | StreamHandler) -> str:
@@ -138,26 +146,24 @@ async def open_tunnel(
     """
     target = Target.parse(str(origin)) if isinstance(origin, int | str) else origin
     chosen = settings if settings is not None else load_agent({}).settings
-    failure: BaseException | None = None
-    tunnel: Tunnel | None = None
+    failure: TrunnelError | None = None
+    waiting = trio.CancelScope()
 
-    async def run(*, task_status: trio.TaskStatus[Agent]) -> None:
+    async def run(agent: Agent, tunnel: Tunnel) -> None:
         nonlocal failure
         try:
-            await run_agent(target, chosen, on_event=on_event, task_status=task_status)
-        except (ConnectError, Rejected, SessionClosed) as exc:
+            await agent.run()
+        except TrunnelError as exc:
             failure = exc
-        if tunnel is not None:
-            tunnel.end(failure)
+        tunnel.end(failure)
         waiting.cancel()
 
-    waiting = trio.CancelScope()
-    async with bare_nursery() as nursery:
-        agent: Agent = await nursery.start(run)
+    async with _locked_agent(target, chosen, on_event) as agent, bare_nursery() as nursery:
+        tunnel = Tunnel(agent)
+        nursery.start_soon(run, agent, tunnel)
         with waiting:
             await agent.ready.wait()
         if not agent.ready.is_set():
             raise failure or LocalProtocolError("the agent ended without a reason")
-        tunnel = Tunnel(agent)
         yield tunnel
         nursery.cancel_scope.cancel()

@@ -44,6 +44,7 @@ from trunnel.identity.trust import TrustPolicy
 from trunnel.names import Hostname, Target
 from trunnel.settings import limits
 from trunnel.settings.agent import AgentSettings
+from trunnel.streams.nursery import bare_nursery
 from trunnel.transports.alpn import LINK_ALPN_H2
 from trunnel.version import VERSION
 from trunnel.wire import control
@@ -115,12 +116,16 @@ class Agent:
     async def run(self) -> None:
         """Attach again and again until drained; see the module's head for what else ends it."""
         self._on_event(Starting(agent_id=self.key.key_id.value, target=self._target))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._loop)
-            await self._drain.wait()
-            if self.attachment is not None:
-                await self.attachment.drain(self._settings.drain_grace, self._drain_reason or "")
+        async with bare_nursery() as nursery:
+            nursery.start_soon(self._end_when_drained, nursery.cancel_scope)
+            await self._loop()
             nursery.cancel_scope.cancel()
+
+    async def _end_when_drained(self, scope: trio.CancelScope) -> None:
+        await self._drain.wait()
+        if self.attachment is not None:
+            await self.attachment.drain(self._settings.drain_grace, self._drain_reason or "")
+        scope.cancel()
 
     async def _loop(self) -> None:
         attempt = 0
@@ -135,6 +140,8 @@ class Agent:
                 ended = await self._attach(carrier)
             except (ConnectError, Rejected, SessionClosed) as exc:
                 ended = exc
+            if self._drain.is_set():
+                return
             if not ended.retryable:
                 self._report_final(ended)
                 raise ended
@@ -193,13 +200,12 @@ class Agent:
                     why="HTTP/2 over TLS on TCP",
                 )
             )
-            async with trio.open_nursery() as nursery:
+            async with bare_nursery() as nursery:
                 nursery.start_soon(attachment.serve_visitors, self._forwarding(), nursery)
-                nursery.start_soon(self._follow_endpoints, attachment)
                 self.attachment = attachment
                 try:
                     self._announce(attachment)
-                    ended = await attachment.wait_ended()
+                    ended = await self._follow_endpoints(attachment)
                 finally:
                     self.attachment = None
                 nursery.cancel_scope.cancel()
@@ -232,12 +238,12 @@ class Agent:
         else:
             self._terminator.replace_leaf(leaf)
 
-    async def _follow_endpoints(self, attachment: Attachment) -> None:
-        while True:
-            await attachment.endpoints_changed.wait()
-            attachment.endpoints_changed = trio.Event()
+    async def _follow_endpoints(self, attachment: Attachment) -> SessionClosed | Rejected:
+        """Serve and report new public addresses until the session has ended; return why it did."""
+        while (ended := await attachment.wait_changed()) is None:
             await self._prepare(attachment)
             self._announce(attachment)
+        return ended
 
     def _in_order(self, attachment: Attachment) -> list[control.Endpoint]:
         """Return the endpoints, those first that the settings ask to show."""

@@ -129,14 +129,8 @@ class LivePrinter:
                 self._note_ready(event)
             case events.OriginState():
                 facts["Service is"] = printable(f"{event.state}  {event.cause}")
-            case events.StreamOpened():
-                self._open += 1
-            case events.StreamClosed():
-                self._open -= 1
-                self._count += 1
-                self._bytes_in += event.bytes_in
-                self._bytes_out += event.bytes_out
-                self._visitors.append(visit(event))
+            case events.StreamOpened() | events.StreamClosed():
+                self._note_visitor(event)
             case events.Disconnected() | events.RejectedByRelay():
                 facts["Relay"] = f"{first_line(event.reason)}; {retry_text(event.retry_in)}"
             case events.Stopping():
@@ -145,6 +139,16 @@ class LivePrinter:
                 self.print_above("\n".join(printable(line) for line in event.text.splitlines()))
             case _:
                 pass
+
+    def _note_visitor(self, event: events.StreamOpened | events.StreamClosed) -> None:
+        if isinstance(event, events.StreamOpened):
+            self._open += 1
+            return
+        self._open -= 1
+        self._count += 1
+        self._bytes_in += event.bytes_in
+        self._bytes_out += event.bytes_out
+        self._visitors.append(visit(event))
 
     def _note_ready(self, ready: events.Ready) -> None:
         facts = self._facts

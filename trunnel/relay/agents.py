@@ -22,7 +22,7 @@ from trunnel.errors import ConnectError, ErrorCode, LocalProtocolError, RejectCo
 from trunnel.events import AgentRefused, EventSink, SessionEnded, SessionOpened
 from trunnel.identity.keys import extension_of, id_of
 from trunnel.names import Hostname, KeyId
-from trunnel.relay.admission import Admission, Refuse
+from trunnel.relay.admission import Admission, Refuse, Ticket
 from trunnel.relay.ingress import Arrival
 from trunnel.relay.sessions import AgentSession, Farewell, Sessions
 from trunnel.settings import limits
@@ -111,18 +111,21 @@ class AgentDoor:
         async with open_h2_session(
             carrier, Role.CLIENT, peer, authority=self._relay_id.value, window_max=self._settings.stream_window
         ) as link:
-            arrival.slot.release()
-            await self._greet(link)
+            await self._greet(link, arrival.slot)
 
-    async def _greet(self, link: Session) -> None:
-        """Hear the agent's hello and answer it."""
+    async def _greet(self, link: Session, slot: Ticket) -> None:
+        """Hear the agent's hello and answer it; it counts as half-open until then."""
         try:
-            channel = ControlStream(link, await link.open_stream(), control.Phase.EXPECT_HELLO)
+            with trio.fail_after(limits.HANDSHAKE_TIMEOUT):
+                opened = await link.open_stream()  # waits for ever if the agent allows no stream
+            channel = ControlStream(link, opened, control.Phase.EXPECT_HELLO)
             hello = await receive_one(channel, limits.HANDSHAKE_TIMEOUT)
-        except (SessionClosed, RemoteProtocolError) as exc:
-            logger.info("agent_hello_failed", extra={"peer": link.peer.address, "reason": str(exc)})
-            link.abort(str(exc), code=ErrorCode.PROTOCOL_ERROR)
+        except (SessionClosed, RemoteProtocolError, trio.TooSlowError) as exc:
+            reason = str(exc) or "the agent allowed no control stream in time"
+            logger.info("agent_hello_failed", extra={"peer": link.peer.address, "reason": reason})
+            link.abort(reason, code=ErrorCode.PROTOCOL_ERROR)
             return
+        slot.release()
         if not isinstance(hello, control.Hello):
             raise LocalProtocolError("the phase admits nothing else")
         refusal = self._refusal(hello, link)
@@ -137,7 +140,7 @@ class AgentDoor:
         if control.pick_version(hello.versions) is None:
             spoken = ", ".join(map(str, control.VERSIONS))
             return control.Rejected(RejectCode.VERSION, f"this relay speaks protocol version {spoken} only")
-        return self._sessions.refusal(link.peer.key_id)
+        return self._sessions.refusal(link.peer.key_id, hello)
 
     async def _reject(self, link: Session, channel: ControlStream, refusal: control.Rejected) -> None:
         key_id = link.peer.key_id

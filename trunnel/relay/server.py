@@ -18,6 +18,7 @@ from typing import final
 
 import trio
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from OpenSSL import SSL
 
@@ -159,7 +160,7 @@ def _load_pem(settings: RelaySettings) -> tuple[ServerKey, list[x509.Certificate
     try:
         chain = x509.load_pem_x509_certificates(pem)
         key = serialization.load_pem_private_key(key_pem, password=None)
-    except (ValueError, TypeError) as exc:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
         raise ConfigError("relay.tls_cert", f"no certificate chain and key in PEM form: {exc}") from exc
     if key.public_key() != chain[0].public_key():
         raise ConfigError("relay.tls_key", f"{settings.tls_key} is not the key of {settings.tls_cert}")

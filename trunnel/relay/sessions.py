@@ -127,21 +127,27 @@ class Sessions:
             return AuthorizedAgent(key_id=key_id)
         return entry
 
-    def refusal(self, key_id: KeyId) -> control.Rejected | None:
-        """Return why an agent may not attach, or None if it may."""
+    def refusal(self, key_id: KeyId, hello: control.Hello) -> control.Rejected | None:
+        """Return why an agent may not attach, or None if it may.  One that replaces another needs no room."""
         if self.entry(key_id) is None:
             return control.Rejected(
                 RejectCode.UNAUTHORIZED,
                 f"this relay does not know the key; its operator lets it in with: trunnel authorize {key_id}",
             )
-        if self._count >= self._agents_max and key_id not in self._sessions:
+        group = self._sessions.get(key_id, [])
+        replaces = any(older.farewell is None and not _serve_beside(older.hello, hello) for older in group)
+        if self._count >= self._agents_max and not replaces:
             return control.Rejected(RejectCode.OVERLOADED, "the relay has all the agents it takes", limits.BACKOFF_CAP)
         return None
 
     def names_of(self, entry: AuthorizedAgent) -> tuple[Hostname, ...]:
-        """Return the public names of an agent: its id and its given names under every suffix."""
+        """Return the public names of an agent: its id and its given names under every suffix.
+
+        At most `CONTROL_ENDPOINTS_MAX`: an agent serves only what it can be told of.
+        """
         labels = (entry.key_id.value, *entry.names)
-        return tuple(suffix.under(str(label)) for suffix in self._suffixes for label in labels)
+        names = tuple(suffix.under(str(label)) for suffix in self._suffixes for label in labels)
+        return names[: limits.CONTROL_ENDPOINTS_MAX]
 
     def attach(self, session: AgentSession) -> None:
         """Take a welcomed agent in, and retire those that it replaces."""
@@ -153,7 +159,7 @@ class Sessions:
             if older.hello.instance == session.hello.instance:
                 self.routes.release(older)
                 older.retire(Farewell(reason="the same agent connected anew", grace=0.0))
-            elif not (older.hello.share and session.hello.share):
+            elif not _serve_beside(older.hello, session.hello):
                 self.routes.release(older)
                 older.retire(_replaced_by(session))
         self._sessions.setdefault(session.key_id, []).append(session)
@@ -178,18 +184,20 @@ class Sessions:
         Agents that are not on it are retired with `revoked` (CONS-03).
         """
         self.authorized = authorized
-        changed: list[AgentSession] = []
+        changed: list[tuple[AgentSession, AuthorizedAgent]] = []
         for session in self.all():
             entry = self.entry(session.key_id)
             if entry is None:
                 self.routes.release(session)
                 session.retire(Farewell(reason="revoked", message=_REVOKED))
-            elif session.farewell is None and set(self.routes.names(session)) != set(self.names_of(entry)):
-                self.routes.release(session)
-                self.routes.claim(self.names_of(entry), session, share=session.hello.share)
+            elif session.farewell is None:
                 session.label = entry.label
-                changed.append(session)
-        return changed
+                if set(self.routes.names(session)) != set(self.names_of(entry)):
+                    self.routes.release(session)
+                    changed.append((session, entry))
+        for session, entry in changed:  # after every release: a name may go from one agent to another
+            self.routes.claim(self.names_of(entry), session, share=session.hello.share)
+        return [session for session, _ in changed]
 
     async def wait_empty(self) -> None:
         """Wait until no agent is attached."""
@@ -198,6 +206,11 @@ class Sessions:
 
 
 _REVOKED = control.Rejected(RejectCode.REVOKED, "the relay's operator took this key off the list")
+
+
+def _serve_beside(older: control.Hello, newer: control.Hello) -> bool:
+    """Return whether two agents with one key both serve."""
+    return older.instance != newer.instance and older.share and newer.share
 
 
 def _replaced_by(session: AgentSession) -> Farewell:

@@ -28,7 +28,7 @@ from trunnel.relay.sessions import AgentSession, Sessions
 from trunnel.settings import limits
 from trunnel.settings.relay import RelaySettings
 from trunnel.streams.abort import abort_stream
-from trunnel.streams.copy import CopyLimits, CopyResult, copy_streams
+from trunnel.streams.copy import CopyLimits, Counter, End, copy_streams
 from trunnel.streams.sockets import abort_socket
 from trunnel.wire.alert import AlertDescription, plaintext_alert
 from trunnel.wire.clienthello import ClientHello
@@ -155,19 +155,25 @@ class VisitorDoor:
             self._refused(arrival, "agent-lost")
             await bid_farewell(arrival.stream, _UNAVAILABLE)
             return
-        result = await copy_streams(arrival.stream, stream, copy_limits)
-        self._report(arrival, name, result, len(raw), trio.current_time() - opened)
+        counter, ends = Counter(left_bytes=len(raw)), (End.CANCELLED, End.CANCELLED)
+        try:
+            result = await copy_streams(arrival.stream, stream, copy_limits, counter=counter)
+            ends = result.left_end, result.right_end
+        finally:
+            self._report(arrival, name, counter, ends, trio.current_time() - opened)
 
-    def _report(self, arrival: Arrival, name: Hostname, result: CopyResult, head: int, seconds: float) -> None:
+    def _report(
+        self, arrival: Arrival, name: Hostname, counter: Counter, ends: tuple[End, End], seconds: float
+    ) -> None:
         self._on_event(
             StreamClosed(
                 stream=arrival.stream_id,
                 visitor=str(Address(*arrival.peer)),
-                bytes_in=head + result.left_bytes,
-                bytes_out=result.right_bytes,
+                bytes_in=counter.left_bytes,
+                bytes_out=counter.right_bytes,
                 seconds=round(seconds, 3),
-                visitor_end=result.left_end.value,
-                origin_end=result.right_end.value,
+                visitor_end=ends[0].value,
+                origin_end=ends[1].value,
                 data_path=_DATA_PATH,
                 hostname=name.value,
             )

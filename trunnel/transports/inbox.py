@@ -95,7 +95,7 @@ class Inbox:
             self._wakeup = None
 
     def _next(self, max_bytes: int) -> bytes:
-        """Take what lies there, up to *max_bytes*; small chunks are joined, so that a busy consumer writes less often."""
+        """Take what lies there, up to *max_bytes*; joined, so that a busy consumer writes less often."""
         parts: list[bytes] = []
         wanted = max_bytes
         while wanted and self._chunks:
