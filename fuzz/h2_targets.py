@@ -71,8 +71,8 @@ def _outcome(role: Role, chunks: Iterator[bytes]) -> Outcome:
             refusal = (exc.reason, exc.code)
             break
         _check_state(h2)
-    assert h2.output_pending < limits.UNSENT_OUTPUT_MAX + limits.FRAME_MAX
-    return _join(happened), bytes(h2.take_output()), refusal
+    assert h2.output.pending < limits.UNSENT_OUTPUT_MAX + limits.FRAME_MAX
+    return _join(happened), bytes(h2.output.take()), refusal
 
 
 def _check_state(h2: H2Connection) -> None:

@@ -160,10 +160,8 @@ def main() -> None:
 
 def report(figures: dict[str, list[float]], *, rounds: int, amount: int) -> None:
     """Print the table and write the raw figures."""
-    ratio = [
-        tunnel / bare for tunnel, bare in zip(figures["h2 passthrough, MB/s"], figures["bare hyper-h2, MB/s"], strict=True)
-    ]
-    figures["h2 passthrough / bare hyper-h2"] = ratio
+    pairs = zip(figures["h2 passthrough, MB/s"], figures["bare hyper-h2, MB/s"], strict=True)
+    figures["h2 passthrough / bare hyper-h2"] = [tunnel / bare for tunnel, bare in pairs]
     machine = f"{platform.system()} {platform.release()}, {os.cpu_count()} cores, CPython {platform.python_version()}"
     now = datetime.now(UTC)
     print(f"trunnel {VERSION}, {now:%Y-%m-%d}, {machine}; {rounds} rounds of {amount // MIB} MiB")

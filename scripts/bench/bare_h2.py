@@ -76,17 +76,19 @@ async def send(port: int, amount: int) -> None:
     while h2.max_outbound_frame_size < FRAME:
         h2.receive_data(await tls.receive_some(FRAME))
     frame = bytes(FRAME)
+    heard = trio.lowlevel.ParkingLot()
     async with trio.open_nursery() as nursery:
 
         async def listen() -> None:
             while chunk := await tls.receive_some(FRAME):
                 h2.receive_data(chunk)
+                heard.unpark_all()
 
         nursery.start_soon(listen)
         while amount > 0:
             for _ in range(BATCH // FRAME):
                 while h2.local_flow_control_window(1) < FRAME:
-                    await trio.sleep(0.0001)
+                    await heard.park()
                 h2.send_data(1, frame)
                 amount -= FRAME
             await tls.send_all(h2.data_to_send())

@@ -5,14 +5,18 @@ from __future__ import annotations
 import shutil
 import ssl
 import sys
+from contextlib import suppress
 
 import trio
 
-from scripts.rows.lab import WAIT, Agent, Canary, Lab, free_port, laboratory
+from scripts.rows.lab import WAIT, Agent, Lab, free_port, laboratory
 from scripts.rows.registry import Outcome, row
 
 TRUNNEL = [sys.executable, "-m", "trunnel"]
 REPLACED_WAIT = 60.0
+CLOSED_LIMIT = 5.0
+ARRIVALS = 2.5
+"""Seconds in which 200 slow requests get under way."""
 
 
 async def refused_within(lab: Lab, agent: Agent, limit: float) -> float:
@@ -44,7 +48,7 @@ async def same_key_twice() -> Outcome:
         rejected = await old.program.event("rejected")
         await trio.sleep(3)
         gap = (canary.failures - failures) * 0.05
-        switched = sum(event["event"] == "session_opened" for event in lab.relay.events)
+        switched = lab.relay.count("session_opened")
         retry_in = rejected["retry_in"]
         told = "127.0.0.1" in str(rejected["reason"]) and rejected["code"] == "replaced"
         waits = isinstance(retry_in, float) and retry_in >= REPLACED_WAIT
@@ -110,41 +114,39 @@ async def revocation() -> Outcome:
         listed.write_text(f"{key_id} # laptop\n")
         await lab.start_relay("--authorized-agents", str(listed))
         agent = await lab.start_agent(await lab.start_origin())
-        closed: list[float] = []
-        revoked = 0.0
+        closed = float("inf")
+        gone = trio.Event()
 
         async def slow_visitor() -> None:
-            try:
+            nonlocal closed
+            with suppress(OSError, trio.BrokenResourceError):
                 await lab.visit(agent, path="/slow/60")
-            except (OSError, trio.BrokenResourceError):
-                pass
-            closed.append(trio.current_time() - revoked)
+            closed = trio.current_time()
+            gone.set()
 
         lab.nursery.start_soon(slow_visitor)
         await trio.sleep(0.5)
-        revoked = trio.current_time()
+        begun = trio.current_time()
         await trio.run_process(
             [*TRUNNEL, "revoke", key_id, "--authorized-agents", str(listed)], capture_stdout=True, capture_stderr=True
         )
-        commanded = trio.current_time() - revoked
+        commanded = trio.current_time() - begun
         revoked = trio.current_time()
         refused = await refused_within(lab, agent, 5.0)
-        with trio.move_on_after(10):
-            while not closed:
-                await trio.sleep(0.02)
+        with trio.move_on_after(2 * CLOSED_LIMIT):
+            await gone.wait()
         rejected = await agent.program.event("rejected")
         with trio.fail_after(WAIT):
-            while (status := agent.program.process.poll()) is None:
-                await trio.sleep(0.02)
-        gone = closed[0] if closed else float("inf")
+            status = await agent.program.wait()
+        ended = closed - revoked
         figure = (
-            f"refused after {refused:.2f} s, stream closed after {gone:.2f} s, agent told {rejected['code']!r} "
+            f"refused after {refused:.2f} s, stream closed after {ended:.2f} s, agent told {rejected['code']!r} "
             f"and exited with {status} (the command took {commanded:.2f} s)"
         )
-        return Outcome(refused <= 1.0 and gone <= 5.0 and rejected["code"] == "revoked" and status == 4, figure)
+        return Outcome(refused <= 1.0 and ended <= CLOSED_LIMIT and rejected["code"] == "revoked" and status == 4, figure)
 
 
-@row("HOST-01", limit="stops accepting ≤ 100 ms, all in-flight requests finish, exit ≤ grace + 1 s; at once when idle")
+@row("HOST-01", limit="stops accepting ≤ 100 ms, requests in flight finish, exit ≤ grace + 1 s; at once when idle")
 async def drain() -> Outcome:
     """SIGTERM with 200 requests of 0.1 to 8 s under way; SIGTERM when idle; a second SIGTERM."""
     grace = 12.0
@@ -163,13 +165,12 @@ async def drain() -> Outcome:
         async with trio.open_nursery() as nursery:
             for number in range(200):
                 nursery.start_soon(request, number)
-            await arrivals(agent, 200)
+            await trio.sleep(ARRIVALS)
             lab.relay.process.terminate()
             begun = trio.current_time()
             refused_after = await refuses(lab)
         with trio.fail_after(WAIT):
-            while (status := lab.relay.process.poll()) is None:
-                await trio.sleep(0.01)
+            status = await lab.relay.wait()
         took = trio.current_time() - begun
     idle, forced = await idle_and_forced()
     figure = (
@@ -178,13 +179,6 @@ async def drain() -> Outcome:
     )
     good = sum(finished) == len(finished) and status == 0 and took <= grace + 1 and refused_after <= 0.1
     return Outcome(good and idle <= 1.0 and forced[0] == 143 and forced[1] <= 1.0, figure)
-
-
-async def arrivals(agent: Agent, count: int) -> None:
-    """Give *count* slow requests the time to be under way."""
-    await trio.sleep(2.5)
-    if agent.program.process.poll() is not None:
-        raise AssertionError("the agent ended")
 
 
 async def refuses(lab: Lab) -> float:

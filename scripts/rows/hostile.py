@@ -7,7 +7,7 @@ SETTINGS, hello and welcome) and then send whatever a row wants.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Self
 
@@ -81,6 +81,17 @@ class Wire:
         """Read until the peer ends."""
         while await self.next_piece() is not None:
             pass
+
+    async def flood_deaf(self, chunks: Sequence[bytes]) -> int:
+        """Send chunk after chunk and read nothing until that is over; returns how many went out."""
+        sent = 0
+        with trio.move_on_after(WAIT / 3), suppress(trio.BrokenResourceError):
+            for chunk in chunks:
+                await self.tls.send_all(chunk)
+                sent += 1
+        with trio.move_on_after(WAIT / 3):
+            await self.drain()
+        return sent
 
     async def flood(self, chunks: Sequence[bytes]) -> int:
         """Send chunk after chunk until all are out or the peer has ended; returns how many went out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
@@ -20,7 +22,8 @@ from scripts.rows.lab import WAIT, Lab, free_port, laboratory
 from scripts.rows.registry import Outcome, row
 from trunnel.errors import ConnectError
 from trunnel.identity.contexts import guard_alpn, guard_server_name, guard_verify
-from trunnel.names import KeyId
+from trunnel.identity.keys import IdentityKey
+from trunnel.names import Hostname, KeyId
 from trunnel.streams.tls import TlsRole, TlsStream
 from trunnel.transports.alpn import LINK_ALPN_H2
 
@@ -73,7 +76,7 @@ async def speaks_http2(lab: Lab, context: SSL.Context) -> bool:
         tls.abort()
 
 
-@row("SEC-01", limit="beyond loopback the relay refuses to start until told who may connect (exit 2); flags and environment work")
+@row("SEC-01", limit="beyond loopback no start until told who may connect (exit 2); flags and environment work")
 async def no_open_mode() -> Outcome:
     """Start relays on every address: with nothing, with an empty list, with --open, by environment."""
     command = [sys.executable, "-m", "trunnel", "serve", "--bind-addr", "0.0.0.0", "--port", "0", "--json"]
@@ -112,7 +115,7 @@ async def starts_up(command: list[str], environment: dict[str, str]) -> bool:
     return b'"listening"' in line
 
 
-@row("SEC-02", limit="0 accepted without possession of the key; EC, Ed25519, RSA, expired and chained keys give the id of their SPKI")
+@row("SEC-02", limit="0 accepted without the key; EC, Ed25519, RSA, expired and chained keys give the id of their SPKI")
 async def client_proof() -> Outcome:
     """No certificate, another key's certificate, expired, two certificates, RSA, EC, Ed25519."""
     ec_key = ec.generate_private_key(ec.SECP256R1())
@@ -133,7 +136,7 @@ async def client_proof() -> Outcome:
         }
         for label, (key, chain) in cases.items():
             accepted[label] = await speaks_http2(lab, client_context(key, chain))
-        ids = await identities(lab, ec_key)
+        ids = await identities(lab)
     wrong = [label for label, good in {**refused, **accepted}.items() if not good]
     figure = f"refused {sum(refused.values())}/2, proven {sum(accepted.values())}/{len(accepted)}, same id {ids}"
     return Outcome(not wrong and ids, figure + (f", wrong: {', '.join(wrong)}" if wrong else ""))
@@ -155,12 +158,8 @@ async def stolen_certificate(lab: Lab, shown: x509.Certificate, key: Key) -> boo
     return await speaks_http2(lab, context)
 
 
-async def identities(lab: Lab, key: ec.EllipticCurvePrivateKey) -> bool:
+async def identities(lab: Lab) -> bool:
     """Whether the relay calls the key by SHA-256 of its SPKI, whatever certificate shows it."""
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    from trunnel.identity.keys import IdentityKey
-
     identity = IdentityKey.from_pem(IdentityKey.generate().to_pem())
     spki = identity.private_key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     async with hostile_agent(lab, key=identity):
@@ -170,11 +169,9 @@ async def identities(lab: Lab, key: ec.EllipticCurvePrivateKey) -> bool:
     return opened[-1]["agent_id"] == KeyId.of_spki(spki).value == identity.key_id.value
 
 
-@row("SEC-04", limit="an exception in the SNI, verify or ALPN callback fails the handshake, closes the descriptor, logs 1 line")
+@row("SEC-04", limit="an exception in the SNI, verify or ALPN callback fails the handshake, closes it, logs 1 line")
 async def raising_callbacks() -> Outcome:
     """Raise inside every TLS callback."""
-    import logging
-
     lines: list[logging.LogRecord] = []
 
     class Counter(logging.Handler):
@@ -225,8 +222,6 @@ async def fails(context: SSL.Context, key: Key, shown: x509.Certificate, lines: 
             refused.append(True)
 
     async def client() -> None:
-        from trunnel.names import Hostname
-
         try:
             tls = await TlsStream.handshake(
                 dialled, client_context(key, [shown]), role=TlsRole.CLIENT, server_name=Hostname("a.b"), timeout=WAIT
@@ -241,7 +236,7 @@ async def fails(context: SSL.Context, key: Key, shown: x509.Certificate, lines: 
     return refused == [True], len(lines), accepted.socket.fileno() < 0
 
 
-@row("SEC-05", limit="the agent refuses a wrong pin, a self-signed relay beyond first use, a changed key (exit 3), and says nothing to them")
+@row("SEC-05", limit="a wrong pin, a self-signed relay under --relay-strict, a changed key: exit 3, and no hello to them")
 async def relay_authentication() -> Outcome:
     """A wrong pin; --relay-strict; a relay that changed its key."""
     async with laboratory() as lab:
@@ -262,7 +257,7 @@ async def relay_authentication() -> Outcome:
         )
         await lab.relay.event("listening")
         statuses["changed key"] = await exit_of(lab, origin, state="known")
-        opened = sum(event["event"] == "session_opened" for event in lab.relay.events)
+        opened = lab.relay.count("session_opened")
     figure = ", ".join(f"{label}: exit {status}" for label, status in statuses.items()) + f"; {opened} hellos sent"
     return Outcome(set(statuses.values()) == {3} and not opened, figure)
 
@@ -272,8 +267,7 @@ async def exit_of(lab: Lab, target: int, *flags: str, state: str) -> int:
     where = ["--server", f"127.0.0.1:{lab.agents_port}", "--state-dir", str(lab.folder / state)]
     program = lab.spawn("expose", str(target), *where, *flags)
     with trio.move_on_after(WAIT):
-        while program.process.poll() is None:
-            await trio.sleep(0.02)
+        await program.wait()
     return await program.stop()
 
 
@@ -298,7 +292,8 @@ async def dial_targets() -> Outcome:
             for _ in range(20):
                 attempts += 1
                 raw = await lab.connect()
-                request = f"CONNECT {host}:{elsewhere} HTTP/1.1\r\nHost: {host}:{elsewhere}\r\nConnection: close\r\n\r\n"
+                place = f"{host}:{elsewhere}"
+                request = f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n"
                 tls = trio.SSLStream(raw, agent.context(), server_hostname=agent.hostname, https_compatible=True)
                 try:
                     await tls.send_all(request.encode())

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import trio
 from OpenSSL import SSL
 
-from scripts.rows.lab import WAIT, Agent, Canary, Lab, free_port, laboratory
+from scripts.rows.lab import WAIT, Agent, Lab, free_port, laboratory
 from scripts.rows.registry import Outcome, row
 from trunnel.identity.certstore import LeafStore
 from trunnel.identity.contexts import visitor_context
@@ -25,20 +25,21 @@ BACK_LIMIT = 25.0
 UPLOAD = 8 << 20
 
 
-@row("NET-03", limit="offline ≤ 20 s after the agent froze, back ≤ 25 s after it thaws, visitors closed ≤ 1 s after the mark")
+@row("NET-03", limit="offline ≤ 20 s after the freeze, back ≤ 25 s after the thaw, visitors closed ≤ 1 s after the mark")
 async def frozen_agent() -> Outcome:
     """SIGSTOP an agent: no FIN, no answer; then SIGCONT."""
     async with laboratory() as lab:
         await lab.start_relay()
         agent = await lab.start_agent(await lab.start_origin())
-        ended: list[float] = []
+        closed = 0.0
+        ended = trio.Event()
 
         async def visitor() -> None:
-            try:
+            nonlocal closed
+            with suppress(OSError, trio.BrokenResourceError):
                 await lab.visit(agent, path="/slow/120")
-            except (OSError, trio.BrokenResourceError):
-                pass
-            ended.append(trio.current_time())
+            closed = trio.current_time()
+            ended.set()
 
         lab.nursery.start_soon(visitor)
         await trio.sleep(1.0)
@@ -48,8 +49,7 @@ async def frozen_agent() -> Outcome:
             await lab.relay.event("session_closed")
             marked = trio.current_time()
             with trio.fail_after(WAIT):
-                while not ended:
-                    await trio.sleep(0.01)
+                await ended.wait()
             again = len(lab.relay.events)
         finally:
             agent.program.process.send_signal(signal.SIGCONT)
@@ -58,10 +58,10 @@ async def frozen_agent() -> Outcome:
         body = await lab.visit(agent)
         back = trio.current_time() - thawed
         figure = (
-            f"offline after {marked - frozen:.1f} s, visitor closed {1000 * (ended[0] - marked):.0f} ms later, "
+            f"offline after {marked - frozen:.1f} s, visitor closed {1000 * (closed - marked):.0f} ms later, "
             f"serving again {back:.1f} s after the thaw"
         )
-        in_time = marked - frozen <= OFFLINE_LIMIT + 0.5 and ended[0] - marked <= 1.0 and back <= BACK_LIMIT
+        in_time = marked - frozen <= OFFLINE_LIMIT + 0.5 and closed - marked <= 1.0 and back <= BACK_LIMIT
         return Outcome(in_time and bool(body), figure)
 
 
@@ -95,7 +95,7 @@ def scripts(payload: bytes) -> dict[str, tuple[Script, Script]]:
     return {"visitor first": (first, second), "origin first": (second, first)}
 
 
-@row("NET-13", limit="FIN carried each way, 8 MiB byte-exact both ways, either order, TLS at the agent and passed through")
+@row("NET-13", limit="FIN carried each way, 8 MiB exact both ways, either order, TLS at the agent and passed through")
 async def half_close() -> Outcome:
     """One end sends all and half-closes; the other hears it to the end, answers with as much, and half-closes."""
     payload = bytes(range(256)) * (UPLOAD // 256)
@@ -152,7 +152,7 @@ async def all_heard(heard: list[bool]) -> bool:
     return heard == [True]
 
 
-@row("CANARY", limit="a canary's p99 beside a slow visitor, malformed hellos and a dead origin ≤ 3 × idle")
+@row("CANARY", limit="a canary's p99 beside a slow visitor, malformed hellos and a dead origin ≤ 3 times idle")
 async def bad_neighbours() -> Outcome:
     """One visitor that reads nothing of 100 MB, malformed hellos, visits to a dead origin: the canary is unharmed."""
     async with laboratory() as lab:

@@ -24,7 +24,10 @@ StreamService = Callable[[trio.abc.HalfCloseableStream], Awaitable[None]]
 
 
 def bound_socket() -> trio.socket.SocketType:
-    """Return a socket that holds a free loopback port and refuses connections until it is listened on."""
+    """Return a socket that holds a free loopback port and refuses connections until it is listened on.
+
+    Whoever does not give it to `serve_web` or `serve_stream` closes it.
+    """
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(("127.0.0.1", 0))
@@ -59,6 +62,7 @@ class Exchange:
 
     async def begin(self, *, kind: str = "text/plain", length: int | None = None) -> None:
         """Send the head of a 200; without a length the body ends with the connection."""
+        self.connection.last = length is None
         framing = "Connection: close" if length is None else f"Content-Length: {length}"
         await self.send(f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{framing}\r\n\r\n".encode())
 
@@ -83,6 +87,8 @@ class Connection:
         self.stream = stream
         self.number = number
         """Which of the origin's connections, from 1."""
+        self.last = False
+        """Whether the present answer ends with the connection."""
         self._pending = bytearray()
 
     async def serve(self, service: WebService) -> None:
@@ -93,7 +99,7 @@ class Connection:
             pairs = (line.split(":", 1) for line in lines)
             headers = {name.lower(): value.strip() for name, value in pairs}
             await service(Exchange(self, method, path, headers))
-            if headers.get("connection", "").lower() == "close":
+            if self.last or headers.get("connection", "").lower() == "close":
                 return
 
     async def pass_on(self, length: int, take: Callable[[bytes], object]) -> None:
@@ -117,7 +123,9 @@ class Connection:
         return head
 
 
-async def serve_stream(nursery: trio.Nursery, service: StreamService, sock: trio.socket.SocketType | None = None) -> int:
+async def serve_stream(
+    nursery: trio.Nursery, service: StreamService, sock: trio.socket.SocketType | None = None
+) -> int:
     """Serve each connection with *service* until the nursery ends; returns the port (0 for a path)."""
     listening = sock if sock is not None else bound_socket()
     listening.listen()

@@ -25,7 +25,9 @@ from tests.e2e.visitors import curl_command, open_visit
 EVENTS = 20
 
 
-async def test_each_server_sent_event_arrives_before_the_next_is_sent(programs: Programs, nursery: trio.Nursery) -> None:
+async def test_each_server_sent_event_arrives_before_the_next_is_sent(
+    programs: Programs, nursery: trio.Nursery
+) -> None:
     seen_by_visitor, seen = trio.open_memory_channel[bytes](0)
 
     async def tell(exchange: Exchange) -> None:
@@ -33,7 +35,6 @@ async def test_each_server_sent_event_arrives_before_the_next_is_sent(programs: 
         for number in range(EVENTS):
             await exchange.send(f"data: {number}\n\n".encode())
             assert await seen.receive() == f"data: {number}".encode()
-        await exchange.connection.stream.aclose()
 
     agent = await programs.expose(await serve_web(nursery, tell), await programs.serve())
     command = curl_command(agent.site, "--no-buffer")

@@ -32,7 +32,7 @@ class Hyper:
     """A hyper-h2 connection on a socket, driven one event at a time."""
 
     def __init__(self, carrier: trio.SocketStream, *, client: bool, frame_max: int) -> None:
-        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=client, header_encoding="utf-8"))
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=client, header_encoding=None))
         self.carrier = carrier
         self.stream_id = 0
         self._client = client
@@ -82,10 +82,10 @@ class Hyper:
             case h2.events.RequestReceived(stream_id=stream_id):
                 assert stream_id is not None
                 self.stream_id = stream_id
-                assert dict(event.headers or [])[":path"] == "/trunnel"
+                assert (b":path", b"/trunnel") in (event.headers or [])
                 self.h2.send_headers(stream_id, [(":status", "200")])
             case h2.events.ResponseReceived():
-                assert dict(event.headers or []) == {":status": "200"}
+                assert event.headers == [(b":status", b"200")]
                 self.answered = True
             case h2.events.DataReceived():
                 self.received += event.data or b""
@@ -193,7 +193,8 @@ async def test_our_reset_carries_its_code_behind_the_bytes(role: Role, code: Err
         stream.reset(code)
         while hyper.reset_code is None:
             await hyper.step()
-        assert (hyper.received, hyper.reset_code) == (b"first", code)
+        assert bytes(hyper.received) == b"first"
+        assert hyper.reset_code == code.value
 
 
 @BOTH

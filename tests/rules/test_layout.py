@@ -23,11 +23,6 @@ TESTED_IN = {
     "trunnel/streams/tls_peer.py": ("tests/streams/test_tls_handshake.py", "what a handshake proves"),
     "trunnel/transports/base.py": ("tests/transports/conformance.py", "an interface; the exam is its test"),
     "trunnel/transports/h2_events.py": ("tests/transports/conformance.py", "values without behaviour"),
-    "trunnel/transports/inbox.py": ("tests/transports/conformance.py", "what every stream reads from; sits the exam"),
-    "trunnel/transports/memory.py": (
-        "tests/transports/test_conformance.py",
-        "sits the exam and has nothing of its own",
-    ),
     "trunnel/wire/hellofields.py": ("tests/wire/test_clienthello_rows.py", "one parser in three files"),
     "trunnel/wire/tlsvectors.py": ("tests/wire/test_clienthello_rows.py", "one parser in three files"),
 }

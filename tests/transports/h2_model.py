@@ -91,7 +91,7 @@ class Lone:
         if greet:
             self.feed((frames.PREFACE if role is Role.SERVER else b"") + settings())
         self.ids = [self._open(2 * number + 1) for number in range(streams)]
-        self.h2.take_output()
+        self.h2.output.take()
 
     def _open(self, stream_id: int) -> int:
         if self.h2.role is Role.CLIENT:
@@ -113,7 +113,7 @@ class Lone:
 
     def written(self) -> list[tuple[int, int, int, bytes]]:
         """Take the frames that this end has queued."""
-        return read_frames(bytes(self.h2.take_output()))
+        return read_frames(bytes(self.h2.output.take()))
 
     def resets(self) -> list[tuple[int, ErrorCode]]:
         """Take the RST_STREAM frames that this end has queued."""
@@ -192,7 +192,7 @@ class Wire:
     def flush(self) -> None:
         """Put what both ends have queued on the way."""
         for end in self.ends:
-            self.far(end).incoming += end.h2.take_output()
+            self.far(end).incoming += end.h2.output.take()
 
     def deliver(self, end: End, amount: int) -> None:
         """Let up to *amount* bytes reach *end*."""

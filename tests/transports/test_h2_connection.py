@@ -83,7 +83,7 @@ class Conversation(RuleBasedStateMachine):
     @rule(side=SIDES)
     def ping(self, side: bool) -> None:
         self._end(side).pings += 1
-        self._end(side).h2.ping(b"trunnel\0")
+        self._end(side).h2.output.frame(FrameType.PING, 0, 0, b"trunnel\0")
 
     @precondition(lambda self: not self.refusing)
     @rule()
@@ -153,7 +153,7 @@ TestConversation = Conversation.TestCase
 
 @pytest.mark.parametrize("role", list(Role))
 def test_the_first_bytes_are_preface_settings_and_credit(role: Role) -> None:
-    wire = bytes(H2Connection(role, now=0.0).take_output())
+    wire = bytes(H2Connection(role, now=0.0).output.take())
     first, second = read_frames(wire, preface=role is Role.CLIENT)
     assert first[:3] == (FrameType.SETTINGS, 0, 0)
     chosen = dict(frames.parse_settings_untrusted(first[3]))
@@ -244,7 +244,7 @@ def test_stalled_streams_below_the_pressure_limit_leave_the_others_moving() -> N
         lone.now += 60.0
         lone.h2.consumed(2 * stalled + 1, limits.STREAM_WINDOW_MIN, unread=0, now=lone.now)
         lone.feed(content(2 * stalled + 1, bytes(limits.STREAM_WINDOW_MIN)))
-        lone.h2.take_output()
+        lone.h2.output.take()
         moved += limits.STREAM_WINDOW_MIN
 
 

@@ -219,7 +219,7 @@ def test_a_request_that_is_not_post_is_reset(block: bytes) -> None:
 def test_an_answer_that_is_not_200_is_reset(block: bytes) -> None:
     lone = Lone(Role.CLIENT)
     lone.h2.open_stream(now=0.0)
-    lone.h2.take_output()
+    lone.h2.output.take()
     flags = frames.END_HEADERS | (frames.END_STREAM if block.startswith(b"\x08") else 0)
     assert lone.feed(headers(1, block, flags=flags)) == [events.StreamAborted(1, PROTOCOL)]
     assert lone.resets() == [(1, PROTOCOL)]
@@ -245,7 +245,7 @@ def test_streams_behind_a_goodbye_of_ours_are_refused_and_are_no_flood() -> None
     """The relay may open many before it has read the GOAWAY: none of that ends the streams that go on."""
     lone = Lone(Role.SERVER, streams=1)
     lone.h2.go_away(ErrorCode.NO_ERROR)
-    lone.h2.take_output()
+    lone.h2.output.take()
     for number in range(1, 2 * limits.RESETS_MAX):
         assert lone.feed(headers(2 * number + 1) + content(2 * number + 1, b"preface")) == []
     assert len(lone.resets()) == 2 * limits.RESETS_MAX - 1
@@ -326,7 +326,7 @@ def test_frames_that_cross_the_ends_of_many_visitors_streams_are_no_flood() -> N
         lone.h2.reset(stream_id, ErrorCode.CANCEL)
         lone.feed(window_update(stream_id, 100) + rst(stream_id))
         lone.feed(window_update(0, 100))
-        lone.h2.take_output()
+        lone.h2.output.take()
         assert lone.h2.streams == {}, number
 
 
@@ -386,7 +386,7 @@ def outcome(chunks: list[bytes]) -> tuple[list[events.H2Event], bytes, object]:
             happened += receiver.feed_untrusted(chunk, now=0.0)
     except RemoteProtocolError as exc:
         refusal = (exc.reason, exc.code)
-    return joined(happened), bytes(h2.take_output()), refusal
+    return joined(happened), bytes(h2.output.take()), refusal
 
 
 @given(st.lists(STEPS, max_size=12), st.integers(1, 40))

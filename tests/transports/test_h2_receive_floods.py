@@ -21,7 +21,7 @@ def test_rapid_resets_end_the_agents_connection() -> None:
     lone = Lone(Role.SERVER)
     for number in range(limits.RESETS_MAX - 1):
         lone.feed(headers(2 * number + 1) + rst(2 * number + 1))
-        lone.h2.take_output()
+        lone.h2.output.take()
     lone.refuses(headers(999) + rst(999), CALM, "reset without work")
 
 
@@ -30,7 +30,7 @@ def test_resets_of_streams_with_payload_are_visitors_and_not_counted() -> None:
     for number in range(3 * limits.RESETS_MAX):
         lone.feed(headers(2 * number + 1) + content(2 * number + 1, b"hello") + rst(2 * number + 1))
         lone.h2.discard(5)
-        lone.h2.take_output()
+        lone.h2.output.take()
     assert lone.h2.streams == {}
 
 
@@ -69,7 +69,7 @@ def test_a_stream_that_ends_in_order_clears_the_count_of_resets() -> None:
             lone.feed(content(stream_id, flags=frames.END_STREAM))
             lone.h2.send(stream_id, memoryview(b"x"))
             lone.h2.end(stream_id)
-        lone.h2.take_output()
+        lone.h2.output.take()
     assert lone.h2.streams == {}
 
 
@@ -96,7 +96,7 @@ def test_floods_of_cheap_frames_end_the_connection(role: Role, flood: bytes) -> 
     lone.now = limits.FLOOD_WINDOW  # a new window: what set this up is not counted
     for _ in range(limits.CONTROL_FRAMES_MAX):
         lone.feed(flood)
-        lone.h2.take_output()
+        lone.h2.output.take()
     lone.refuses(flood, CALM, "control frames")
 
 
@@ -106,7 +106,7 @@ def test_cheap_frames_over_a_long_time_are_no_flood(role: Role) -> None:
     for _ in range(5):
         lone.now += limits.FLOOD_WINDOW
         lone.feed(FLOODS["PING"] * (limits.CONTROL_FRAMES_MAX - 1))
-        lone.h2.take_output()
+        lone.h2.output.take()
     assert lone.feed(FLOODS["PING"]) == []
 
 
@@ -115,7 +115,7 @@ def test_window_updates_for_what_we_send_are_no_flood() -> None:
     for _ in range(3 * limits.CONTROL_FRAMES_MAX):
         assert lone.h2.send(1, memoryview(bytes(8_192))) == 8_192
         lone.feed(window_update(0, 8_192) + window_update(1, 8_192))
-        lone.h2.take_output()
+        lone.h2.output.take()
     assert lone.h2.send_window > 0
 
 
@@ -128,7 +128,7 @@ def test_answers_that_the_peer_does_not_read_end_the_connection() -> None:
             lone.now += 1.0
             lone.feed(FLOODS["PING"] + headers(2 * number + 1) + content(2 * number + 1) + rst(2 * number + 1))
     assert caught.value.code is CALM
-    assert limits.UNSENT_CONTROL_MAX < lone.h2.output_pending < limits.UNSENT_CONTROL_MAX + 200
+    assert limits.UNSENT_CONTROL_MAX < lone.h2.output.pending < limits.UNSENT_CONTROL_MAX + 200
 
 
 def test_window_updates_that_the_peer_does_not_read_end_the_connection() -> None:
@@ -141,4 +141,4 @@ def test_window_updates_that_the_peer_does_not_read_end_the_connection() -> None
             lone.feed(content(1, bytes(half)))
             lone.h2.consumed(1, half, unread=0, now=lone.now)
     assert caught.value.code is CALM
-    assert lone.h2.output_pending < limits.UNSENT_OUTPUT_MAX + 200
+    assert lone.h2.output.pending < limits.UNSENT_OUTPUT_MAX + 200

@@ -83,7 +83,13 @@ class Backoff:
         floor = min(hint, limits.RETRY_HINT_MAX)
         return floor + self._rng.uniform(0.0, max(ceiling, limits.BACKOFF_BASE))
 
-    def session_lasted(self, seconds: float) -> None:
-        """Take note that a session ended after *seconds*; a stable one starts the count anew."""
-        if seconds >= limits.BACKOFF_RESET:
+    def session_lasted(self, seconds: float) -> bool:
+        """Take note that a session ended after *seconds*; a stable one starts the count anew.
+
+        Returns:
+            Whether it was a stable one.
+        """
+        stable = seconds >= limits.BACKOFF_RESET
+        if stable:
             self._failures = 0
+        return stable

@@ -147,8 +147,7 @@ class Agent:
                 raise ended
             if isinstance(ended, Rejected):
                 hint = ended.retry_after
-            self._backoff.session_lasted(trio.current_time() - started)
-            if not self._backoff.failures:
+            if self._backoff.session_lasted(trio.current_time() - started):
                 attempt = 0
             delay = self._backoff.next_delay(hint)
             self._report(ended, delay)

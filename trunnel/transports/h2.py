@@ -166,7 +166,7 @@ class H2Session(Session):
         return SessionStatistics(
             streams_open=len(self._streams),
             unread=sum(stream.unread for stream in self._streams.values()),
-            unsent=self.h2.output_pending + sum(len(stream.pending or b"") for stream in self._streams.values()),
+            unsent=self.h2.output.pending + sum(len(stream.pending or b"") for stream in self._streams.values()),
             bytes_received=self._bytes_in,
             bytes_sent=self._bytes_out,
         )
@@ -241,7 +241,7 @@ class H2Session(Session):
                     continue
                 for event in self._receiver.feed_untrusted(bytes(chunk), now=now):
                     self._on_event(event, now)
-                if self.h2.output_pending:
+                if self.h2.output.pending:
                     self._wake.set()
             self._close(SessionClosed("the peer closed the connection"), tell=None)
         except RemoteProtocolError as exc:
@@ -268,7 +268,7 @@ class H2Session(Session):
         """Take up to `WRITE_BATCH` bytes, one frame a stream and round."""
         if self._room.statistics().tasks_waiting and len(self.h2.streams) < self.h2.peer_stream_limit:
             self._signal_room()  # our own FIN ended a stream
-        while self._offers and self.h2.output_pending < limits.WRITE_BATCH:
+        while self._offers and self.h2.output.pending < limits.WRITE_BATCH:
             stream = self._offers.popleft()
             self._queued.discard(stream)
             if not stream.pending:
@@ -281,7 +281,7 @@ class H2Session(Session):
             elif taken:  # else it waits for WindowOpened
                 self._queued.add(stream)
                 self._offers.append(stream)
-        return self.h2.take_output()
+        return self.h2.output.take()
 
     # --- what the peer did --------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from trunnel.settings import limits
 from trunnel.transports import h2_frames as frames
 from trunnel.transports.credit import CreditBudget, ReceiveWindow
 from trunnel.transports.flood import FloodGuard
-from trunnel.transports.h2_frames import FrameType, Setting
+from trunnel.transports.h2_frames import FrameType, FrameWriter, Setting
 
 DEFAULT_WINDOW: Final = 65_535
 """Initial windows of RFC 9113 §6.9.2."""
@@ -145,8 +145,8 @@ class H2Connection:
         )
         self._returned = 0
         self._next_id = 1
-        self._output = bytearray()
-        self._answers = 0
+        self.output = FrameWriter()
+        """What the session's writer takes."""
         self._start()
 
     def _start(self) -> None:
@@ -156,11 +156,11 @@ class H2Connection:
             Setting.MAX_HEADER_LIST_SIZE: limits.HEADER_LIST_MAX,
         }
         if self.role is Role.CLIENT:
-            self._output += frames.PREFACE
+            self.output.put(frames.PREFACE)
             settings[Setting.ENABLE_PUSH] = 0
         else:
             settings[Setting.MAX_CONCURRENT_STREAMS] = limits.STREAMS_PER_SESSION + 1  # and the control stream
-        self._output += frames.encode_settings(settings)
+        self.output.put(frames.encode_settings(settings))
         self._window_update(0, limits.SESSION_CREDIT - DEFAULT_WINDOW)
 
     @property
@@ -173,36 +173,12 @@ class H2Connection:
         """The highest stream id that we opened, or 0."""
         return max(0, self._next_id - 2)
 
-    # --- output -----------------------------------------------------------------------------------
-
-    @property
-    def output_pending(self) -> int:
-        """Bytes waiting in the output buffer."""
-        return len(self._output)
-
-    @property
-    def answers_pending(self) -> int:
-        """Bytes among them that the peer made us write (acknowledgements, resets)."""
-        return self._answers
-
-    def take_output(self) -> bytearray:
-        """Return all bytes to send, in order, and forget them."""
-        taken = self._output
-        self._output = bytearray()
-        self._answers = 0
-        return taken
-
-    def answer(self, frame: bytes) -> None:
-        """Queue a frame that the peer provoked; `answers_pending` counts it."""
-        self._output += frame
-        self._answers += len(frame)
-
-    def _window_update(self, stream_id: int, increment: int) -> None:
-        self._output += frames.encode_frame(FrameType.WINDOW_UPDATE, 0, stream_id, increment.to_bytes(4, "big"))
-
     # --- streams ----------------------------------------------------------------------------------
 
-    def add_stream(self, stream_id: int, *, now: float) -> StreamState:
+    def _window_update(self, stream_id: int, increment: int) -> None:
+        self.output.frame(FrameType.WINDOW_UPDATE, 0, stream_id, increment.to_bytes(4, "big"))
+
+    def _add_stream(self, stream_id: int, *, now: float) -> StreamState:
         """Book a new stream, ours or the peer's."""
         window = ReceiveWindow(self._budget, maximum=self._window_max, now=now)
         stream = StreamState(stream_id, send_window=self.initial_send_window, window=window)
@@ -219,14 +195,14 @@ class H2Connection:
             raise LocalProtocolError("no stream can be opened here")
         stream_id = self._next_id
         self._next_id += 2
-        self.add_stream(stream_id, now=now)
-        self._output += frames.encode_frame(FrameType.HEADERS, frames.END_HEADERS, stream_id, self._request)
+        self._add_stream(stream_id, now=now)
+        self.output.frame(FrameType.HEADERS, frames.END_HEADERS, stream_id, self._request)
         return stream_id
 
     def accept_stream(self, stream_id: int, *, now: float) -> None:
         """Book a stream of the peer and answer its request with 200 (server)."""
-        self.add_stream(stream_id, now=now)
-        self.answer(frames.encode_frame(FrameType.HEADERS, frames.END_HEADERS, stream_id, _RESPONSE_BLOCK))
+        self._add_stream(stream_id, now=now)
+        self.output.answer(FrameType.HEADERS, frames.END_HEADERS, stream_id, _RESPONSE_BLOCK)
 
     def sendable(self, stream_id: int) -> int:
         """Return how many bytes may be sent on a stream now, at least 0."""
@@ -246,8 +222,8 @@ class H2Connection:
             stream.sent = True
             stream.send_window -= amount
             self.send_window -= amount
-            self._output += frames.encode_header(amount, FrameType.DATA, 0, stream_id)
-            self._output += payload[:amount]
+            self.output.put(frames.encode_header(amount, FrameType.DATA, 0, stream_id))
+            self.output.put(payload[:amount])
             self.guard.sent(amount)
         return amount
 
@@ -256,7 +232,7 @@ class H2Connection:
         stream = self.streams.get(stream_id)
         if stream is not None and not stream.we_ended:
             stream.we_ended = True
-            self._output += frames.encode_frame(FrameType.DATA, frames.END_STREAM, stream_id)
+            self.output.frame(FrameType.DATA, frames.END_STREAM, stream_id)
             self.close_if_ended(stream)
 
     def reset(self, stream_id: int, code: ErrorCode) -> bool:
@@ -264,7 +240,7 @@ class H2Connection:
         stream = self.streams.get(stream_id)
         if stream is None:
             return False
-        self._output += frames.encode_frame(FrameType.RST_STREAM, 0, stream_id, code.to_bytes(4, "big"))
+        self.output.frame(FrameType.RST_STREAM, 0, stream_id, code.to_bytes(4, "big"))
         if not stream.they_ended:
             self.late_credit += stream.receive_left
         self.drop_stream(stream)
@@ -273,7 +249,7 @@ class H2Connection:
     def refuse(self, stream_id: int, code: ErrorCode) -> None:
         """Answer a stream of the peer, or a frame for one that has ended, with RST_STREAM."""
         self.late_credit += limits.STREAM_WINDOW_MIN
-        self.answer(frames.encode_frame(FrameType.RST_STREAM, 0, stream_id, code.to_bytes(4, "big")))
+        self.output.answer(FrameType.RST_STREAM, 0, stream_id, code.to_bytes(4, "big"))
 
     def close_if_ended(self, stream: StreamState) -> None:
         """Forget a stream once both sides have ended it."""
@@ -291,32 +267,26 @@ class H2Connection:
 
     # --- credit -----------------------------------------------------------------------------------
 
-    def consumed(self, stream_id: int, amount: int, *, unread: int, now: float) -> None:
+    def consumed(self, stream_id: int, amount: int, *, unread: int | None, now: float) -> None:
         """Give back credit for bytes that a consumer took.
 
         Args:
             stream_id: The stream; one that has ended gives connection credit only.
             amount: Bytes taken.
-            unread: Bytes of the stream that still lie unread.
+            unread: Bytes of the stream that still lie unread; None for padding,
+                which is no sign of a consumer that keeps pace.
             now: Seconds on a monotonic clock.
         """
         self.discard(amount)
         stream = self.streams.get(stream_id)
         if stream is None or stream.they_ended:
             return
-        growth = stream.window.consumed(amount, unread=unread, now=now, round_trip=self.round_trip)
-        self._return(stream, amount + growth)
-
-    def skipped(self, stream: StreamState, amount: int) -> None:
-        """Give back credit for padding; that is no sign of a consumer that keeps pace."""
-        self.discard(amount)
-        self._return(stream, amount)
-
-    def _return(self, stream: StreamState, amount: int) -> None:
         stream.returned += amount
+        if unread is not None:
+            stream.returned += stream.window.consumed(amount, unread=unread, now=now, round_trip=self.round_trip)
         if stream.returned >= stream.window.size // 2:
             stream.receive_left += stream.returned
-            self._window_update(stream.stream_id, stream.returned)
+            self._window_update(stream_id, stream.returned)
             stream.returned = 0
 
     def discard(self, amount: int) -> None:
@@ -329,12 +299,8 @@ class H2Connection:
 
     # --- the connection ---------------------------------------------------------------------------
 
-    def ping(self, payload: bytes) -> None:
-        """Queue a PING with eight bytes; the peer answers the same."""
-        self._output += frames.encode_frame(FrameType.PING, 0, 0, payload)
-
     def go_away(self, code: ErrorCode, reason: str = "") -> None:
         """Queue a GOAWAY: open streams go on, new ones of the peer are refused."""
         self.refusing = True
         body = self.highest_seen.to_bytes(4, "big") + code.to_bytes(4, "big") + reason.encode("ascii", "replace")
-        self._output += frames.encode_frame(FrameType.GOAWAY, 0, 0, body)
+        self.output.frame(FrameType.GOAWAY, 0, 0, body)

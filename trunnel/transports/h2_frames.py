@@ -147,6 +147,43 @@ def _check(header: FrameHeader) -> None:
 
 
 @final
+class FrameWriter:
+    """Gathers outgoing frames in one buffer, which a single writer takes."""
+
+    __slots__ = ("_buffer", "answers")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self.answers = 0
+        """Bytes among those pending that the peer made us write (acknowledgements, resets)."""
+
+    @property
+    def pending(self) -> int:
+        """Bytes that wait to be taken."""
+        return len(self._buffer)
+
+    def put(self, octets: bytes | memoryview) -> None:
+        """Append encoded frames, or a part of one."""
+        self._buffer += octets
+
+    def frame(self, kind: int, flags: int, stream_id: int, payload: bytes = b"") -> None:
+        """Append a whole frame."""
+        self._buffer += encode_frame(kind, flags, stream_id, payload)
+
+    def answer(self, kind: int, flags: int, stream_id: int, payload: bytes = b"") -> None:
+        """Append a frame that the peer provoked; `answers` counts it."""
+        self.frame(kind, flags, stream_id, payload)
+        self.answers += HEADER_BYTES + len(payload)
+
+    def take(self) -> bytearray:
+        """Return all bytes to send, in order, and forget them."""
+        taken = self._buffer
+        self._buffer = bytearray()
+        self.answers = 0
+        return taken
+
+
+@final
 class FrameReader:
     """Cuts the bytes of one direction of a connection into frames."""
 

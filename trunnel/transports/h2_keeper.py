@@ -18,6 +18,7 @@ import trio
 from trunnel.errors import ErrorCode
 from trunnel.settings import limits
 from trunnel.transports.h2_connection import H2Connection
+from trunnel.transports.h2_frames import FrameType
 from trunnel.transports.h2_stream import H2Stream
 
 _PING: Final = b"trunnel\0"
@@ -71,7 +72,7 @@ class Keeper:
                 return
             if self._ping_sent is None:
                 self._ping_sent = now
-                self._session.h2.ping(_PING)
+                self._session.h2.output.frame(FrameType.PING, 0, 0, _PING)
                 self._session.wake_writer()
             for _ in range(int(limits.HEARTBEAT // limits.STALLED_AFTER)):
                 self._relieve()

@@ -87,8 +87,8 @@ class H2Receiver:
             else:
                 self._dispatch[FrameType(header.kind)](header, piece.payload)
             if (
-                self._h2.answers_pending > limits.UNSENT_CONTROL_MAX
-                or self._h2.output_pending > limits.UNSENT_OUTPUT_MAX
+                self._h2.output.answers > limits.UNSENT_CONTROL_MAX
+                or self._h2.output.pending > limits.UNSENT_OUTPUT_MAX
             ):
                 raise RemoteProtocolError("the peer does not read our answers", code=ErrorCode.ENHANCE_YOUR_CALM)
         return self._events
@@ -105,7 +105,7 @@ class H2Receiver:
             self._h2.discard(len(piece.payload))
             return
         if overhead := len(piece.payload) - len(payload):
-            self._h2.skipped(stream, overhead)
+            self._h2.consumed(header.stream_id, overhead, unread=None, now=self._now)
         if payload:
             stream.received = True
             self._events.append(events.BytesReceived(header.stream_id, payload))
@@ -292,7 +292,7 @@ class H2Receiver:
         if header.flags & frames.ACK:
             self._events.append(events.PingAnswered(payload))
         else:
-            self._h2.answer(frames.encode_frame(FrameType.PING, frames.ACK, 0, payload))
+            self._h2.output.answer(FrameType.PING, frames.ACK, 0, payload)
 
     def _on_goaway(self, header: FrameHeader, payload: bytes) -> None:
         if header.stream_id or len(payload) < _GOAWAY_BYTES:
@@ -319,7 +319,7 @@ class H2Receiver:
         self._settings_seen = True
         for key, value in frames.parse_settings_untrusted(payload):
             self._apply(key, value)
-        self._h2.answer(frames.encode_frame(FrameType.SETTINGS, frames.ACK, 0))
+        self._h2.output.answer(FrameType.SETTINGS, frames.ACK, 0)
 
     def _apply(self, key: int, value: int) -> None:
         if key == Setting.MAX_CONCURRENT_STREAMS:

@@ -168,9 +168,9 @@ class H2Stream(Stream):
         if taken:
             self.last_read = now = trio.current_time()
             h2 = self._owner.h2
-            before = h2.output_pending
+            before = h2.output.pending
             h2.consumed(self._stream_id, len(taken), unread=self._inbox.unread, now=now)
-            if h2.output_pending != before:
+            if h2.output.pending != before:
                 self._owner.wake_writer()
         return taken
 
