@@ -105,7 +105,7 @@ class Connection:
     async def pass_on(self, length: int, take: Callable[[bytes], object]) -> None:
         """Give exactly *length* bytes to *take*."""
         while length:
-            chunk = bytes(self._pending[:length]) or await self.stream.receive_some(min(length, RECEIVE))
+            chunk = bytes(self._pending[:length]) or bytes(await self.stream.receive_some(min(length, RECEIVE)))
             if not chunk:
                 raise AssertionError(f"the request ended {length} bytes early")
             del self._pending[: len(chunk)]
@@ -117,7 +117,7 @@ class Connection:
             chunk = await self.stream.receive_some(RECEIVE)
             if not chunk:
                 return None
-            self._pending += chunk
+            self._pending.extend(chunk)
         head, _, rest = bytes(self._pending).partition(HEAD_END)
         self._pending = bytearray(rest)
         return head

@@ -238,7 +238,7 @@ class Programs:
     def kill_all(self) -> None:
         """End whatever is left, at once."""
         for program in self.started:
-            print(program.transcript())
+            sys.stdout.write(f"{program.transcript()}\n")
             if program.process.returncode is None:
                 program.process.kill()
 

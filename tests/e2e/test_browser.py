@@ -49,15 +49,19 @@ async def serve_page(exchange: Exchange) -> None:
             await exchange.answer(b"")
 
 
+def pin_of(certificate: Path) -> str:
+    """Return the key of a certificate as Chromium names keys."""
+    leaf = x509.load_pem_x509_certificate(certificate.read_bytes())
+    return base64.b64encode(hashlib.sha256(spki_of(leaf)).digest()).decode()
+
+
 async def render(site: Site, profile: Path) -> str:
     """Open the site in Chromium; returns the document as it is once the network is idle."""
-    leaf = x509.load_pem_x509_certificate(Path(site.certificate).read_bytes())
-    pin = base64.b64encode(hashlib.sha256(spki_of(leaf)).digest()).decode()
     ran = await run_command(
         require_program("chromium", "chromium-browser", "google-chrome"),
         *QUIET,
         f"--user-data-dir={profile}",
-        f"--ignore-certificate-errors-spki-list={pin}",
+        f"--ignore-certificate-errors-spki-list={pin_of(Path(site.certificate))}",
         "--host-resolver-rules=MAP * 127.0.0.1",
         "--virtual-time-budget=10000",  # its own clock: it stands still while requests are under way
         "--dump-dom",

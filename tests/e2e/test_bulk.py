@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -72,18 +73,18 @@ async def upload(agent: Agent, size: int, folder: Path) -> str:
         body.unlink()
 
 
-def check_memory(relay: Relay, agent: Agent) -> None:
-    """Neither process has ever been bigger than it may; prints the figures."""
+def check_memory(relay: Relay, agent: Agent) -> str:
+    """Neither process has ever been bigger than it may; returns the figures."""
     figures = {"relay": relay.program.memory(), "agent": agent.program.memory()}
-    print(figures)
     assert all(each["VmHWM"] < RESIDENT_MAX for each in figures.values()), figures
+    return ", ".join(f"{name} {each['VmRSS']:.0f} MiB, at most {each['VmHWM']:.0f}" for name, each in figures.items())
 
 
 @pytest.mark.parametrize(
     "size", [pytest.param(64 * MIB, id="64 MiB"), pytest.param(GIB, id="1 GiB", marks=pytest.mark.slow)]
 )
 async def test_big_bodies_arrive_byte_exact_with_flat_memory(
-    programs: Programs, nursery: trio.Nursery, tmp_path: Path, size: int
+    programs: Programs, nursery: trio.Nursery, tmp_path: Path, size: int, record_property: Callable[[str, object], None]
 ) -> None:
     relay = await programs.serve()
     agent = await programs.expose(await serve_web(nursery, serve_bulk), relay)
@@ -95,8 +96,8 @@ async def test_big_bodies_arrive_byte_exact_with_flat_memory(
     assert await upload(agent, size, tmp_path) == f"{size} {expected}"
     ended = trio.current_time()
 
-    print(f"download {size / 1e6 / (middle - started):.0f} MB/s, upload {size / 1e6 / (ended - middle):.0f} MB/s")
-    check_memory(relay, agent)
+    speeds = f"download {size / 1e6 / (middle - started):.0f} MB/s, upload {size / 1e6 / (ended - middle):.0f} MB/s"
+    record_property("figures", f"{speeds}; {check_memory(relay, agent)}")
 
 
 async def test_a_visitor_that_stops_reading_costs_a_window_and_not_the_body(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,10 @@ MIB = 2**20
 
 
 @pytest.fixture
-async def site(programs: Programs, nursery: trio.Nursery) -> AsyncIterator[Site]:
+async def site(programs: Programs, nursery: trio.Nursery) -> Site:
     """A web server's public address."""
     agent = await programs.expose(await serve_web(nursery, answer), await programs.serve())
-    yield agent.site
+    return agent.site
 
 
 async def answer(exchange: Exchange) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-from pathlib import Path
-
 import pytest
 import trio
 
@@ -19,8 +16,7 @@ async def answers(port: int) -> bool:
     """Whether something listens on *port* of this machine."""
     try:
         stream = await trio.open_tcp_stream("localhost", port)
-    except OSError as exc:
-        assert exc.errno in (None, errno.ECONNREFUSED)
+    except OSError:
         return False
     await stream.aclose()
     return True
@@ -73,7 +69,7 @@ async def test_a_relay_that_changed_its_key_is_refused(programs: Programs, nurse
     agent = await programs.expose(port, relay)
     assert await agent.program.stop() == 0
     assert await relay.program.stop() == 0
-    Path(programs.folder / "relay" / "relay.key").unlink()
+    await trio.Path(programs.folder / "relay" / "relay.key").unlink()
     ports = ["--api-port", relay.server.rpartition(":")[2], "--pub-port", "0"]
     changed = await programs.serve(*ports)
     assert changed.relay_id != relay.relay_id

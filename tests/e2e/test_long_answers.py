@@ -11,12 +11,7 @@ import subprocess
 from functools import partial
 
 import trio
-from trio_websocket import (  # type: ignore[attr-defined]
-    ConnectionClosed,
-    WebSocketRequest,
-    serve_websocket,
-    wrap_client_stream,
-)
+from trio_websocket import ConnectionClosed, WebSocketRequest, serve_websocket, wrap_client_stream
 
 from tests.e2e.origins import Exchange, serve_web
 from tests.e2e.programs import PATIENCE, Programs
@@ -55,7 +50,7 @@ async def test_each_server_sent_event_arrives_before_the_next_is_sent(
 async def test_a_websocket_carries_text_and_bytes_both_ways_and_its_close(
     programs: Programs, nursery: trio.Nursery
 ) -> None:
-    codes: list[int] = []
+    tell_code, codes = trio.open_memory_channel[int](1)
 
     async def echo(request: WebSocketRequest) -> None:
         websocket = await request.accept()
@@ -63,7 +58,7 @@ async def test_a_websocket_carries_text_and_bytes_both_ways_and_its_close(
             while True:
                 await websocket.send_message(await websocket.get_message())
         except ConnectionClosed as closed:
-            codes.append(closed.reason.code if closed.reason is not None else 0)
+            await tell_code.send(closed.reason.code if closed.reason is not None else 0)
 
     server = await nursery.start(partial(serve_websocket, echo, "127.0.0.1", 0, None))
     agent = await programs.expose(server.port, await programs.serve())
@@ -77,5 +72,4 @@ async def test_a_websocket_carries_text_and_bytes_both_ways_and_its_close(
                 assert await websocket.get_message() == message
             await websocket.ping(b"still there")
             await websocket.aclose(code=1000, reason="done")
-        await agent.program.event("stream_closed")
-    assert codes == [1000]
+        assert await codes.receive() == 1000

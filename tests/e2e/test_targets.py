@@ -160,13 +160,13 @@ async def test_one_direction_may_end_before_the_other(programs: Programs, nurser
 
     TLS is passed through, so that the ends seen here are the ends of plain TCP.
     """
-    heard: list[bytes] = []
+    tell_heard, heard = trio.open_memory_channel[bytes](1)
 
     async def serve(stream: trio.abc.HalfCloseableStream) -> None:
         if first == "origin":
             await stream.send_all(ANSWER)
             await stream.send_eof()
-        heard.append(await read_to_end(stream))
+        await tell_heard.send(await read_to_end(stream))
         if first == "visitor":
             await stream.send_all(ANSWER)
 
@@ -181,6 +181,6 @@ async def test_one_direction_may_end_before_the_other(programs: Programs, nurser
             if first == "origin":
                 await visit.send_all(b"and more")
                 await visit.send_eof()
+        assert await heard.receive() == hello + (b"and more" if first == "origin" else b"")
         closed = await agent.program.event("stream_closed")
-    assert heard == [hello + (b"and more" if first == "origin" else b"")]
     assert closed["visitor_end"] == closed["origin_end"] == "fin"

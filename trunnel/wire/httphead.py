@@ -69,7 +69,9 @@ def looks_like_http1_untrusted(head: bytes) -> HttpVerdict:
         return HttpVerdict.NEED_MORE if len(method) < limits.HTTP_HEAD_PEEK else HttpVerdict.NO
     if not method or method == _HTTP2_METHOD:
         return HttpVerdict.NO
-    return _target_verdict(method, target.lower())
+    verdict = _target_verdict(method, target.lower())
+    undecided = verdict is HttpVerdict.NEED_MORE and len(head) >= limits.HTTP_HEAD_PEEK
+    return HttpVerdict.NO if undecided else verdict  # no more is looked at
 
 
 def _target_verdict(method: bytes, target: bytes) -> HttpVerdict:
