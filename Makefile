@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # -bb: comparing bytes with str is an error.
 PY := $(BIN)/python -bb
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-FUZZ_SECONDS ?= 40
+FUZZ_SECONDS ?= 36
 MUTATIONS ?= 30000
 PYTEST_ARGS ?=
 

@@ -143,7 +143,9 @@ async def revocation() -> Outcome:
             f"refused after {refused:.2f} s, stream closed after {ended:.2f} s, agent told {rejected['code']!r} "
             f"and exited with {status} (the command took {commanded:.2f} s)"
         )
-        return Outcome(refused <= 1.0 and ended <= CLOSED_LIMIT and rejected["code"] == "revoked" and status == 4, figure)
+        return Outcome(
+            refused <= 1.0 and ended <= CLOSED_LIMIT and rejected["code"] == "revoked" and status == 4, figure
+        )
 
 
 @row("HOST-01", limit="stops accepting ≤ 100 ms, requests in flight finish, exit ≤ grace + 1 s; at once when idle")
@@ -174,7 +176,7 @@ async def drain() -> Outcome:
         took = trio.current_time() - begun
     idle, forced = await idle_and_forced()
     figure = (
-        f"refusing after {1000 * refused_after:.0f} ms, {sum(finished)}/200 finished, exit {status} after {took:.1f} s, "
+        f"refusing after {1000 * refused_after:.0f} ms, {sum(finished)}/200 finished, exit {status} in {took:.1f} s, "
         f"idle exit after {idle:.2f} s, second signal {forced[0]} after {forced[1]:.2f} s"
     )
     good = sum(finished) == len(finished) and status == 0 and took <= grace + 1 and refused_after <= 0.1

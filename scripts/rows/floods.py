@@ -61,9 +61,7 @@ async def attack_agent(lab: Lab, parts: Sequence[bytes], *, deaf: bool = False) 
         return wire, used, grown
 
 
-async def attack_relay(
-    lab: Lab, parts: Sequence[bytes], *, deaf: bool = False
-) -> tuple[Wire, float, int, Canary]:
+async def attack_relay(lab: Lab, parts: Sequence[bytes], *, deaf: bool = False) -> tuple[Wire, float, int, Canary]:
     """Flood a real relay that serves a canary meanwhile."""
     await lab.start_relay()
     good = await lab.start_agent(await lab.start_origin())
@@ -104,9 +102,7 @@ async def made_you_reset() -> Outcome:
     ]
     async with laboratory() as lab:
         wire, used, grown = await attack_agent(lab, provoking)
-    priority = [
-        frames.encode_frame(FrameType.PRIORITY, 0, 1, (1).to_bytes(4, "big") + b"\x00") for _ in range(10_000)
-    ]
+    priority = [frames.encode_frame(FrameType.PRIORITY, 0, 1, (1).to_bytes(4, "big") + b"\x00") for _ in range(10_000)]
     async with laboratory() as lab:
         relay_wire, relay_used, relay_grown, canary = await attack_relay(lab, priority)
     figure = (
@@ -145,7 +141,7 @@ FLOODS = {
 
 @row("LOAD-10", limit="each of 6 floods of 50,000 against agent and relay: closed, RSS ≤ +2 MB")
 async def control_floods() -> Outcome:
-    """PING, SETTINGS, PRIORITY, WINDOW_UPDATE, unknown types, empty DATA; the flooder reads nothing until it is done."""
+    """PING, SETTINGS, PRIORITY, WINDOW_UPDATE, unknown types, empty DATA; the flooder is deaf until it is done."""
     figures: list[str] = []
     good = True
     for kind, frame in FLOODS.items():

@@ -102,9 +102,7 @@ async def no_open_mode() -> Outcome:
 
 async def starts_up(command: list[str], environment: dict[str, str]) -> bool:
     """Whether a relay listens; it is stopped at once."""
-    process = await trio.lowlevel.open_process(
-        command, stdout=-1, stderr=-3, env={**os.environ, **environment}
-    )
+    process = await trio.lowlevel.open_process(command, stdout=-1, stderr=-3, env={**os.environ, **environment})
     if process.stdout is None:
         raise AssertionError("started with a pipe")
     with trio.move_on_after(WAIT):
@@ -206,7 +204,9 @@ async def raising_callbacks() -> Outcome:
     return Outcome(len(good) == len(failed), figure)
 
 
-async def fails(context: SSL.Context, key: Key, shown: x509.Certificate, lines: Sequence[object]) -> tuple[bool, int, bool]:
+async def fails(
+    context: SSL.Context, key: Key, shown: x509.Certificate, lines: Sequence[object]
+) -> tuple[bool, int, bool]:
     """Shake hands with a server whose callback raises: whether it failed, lines logged, and whether it closed."""
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:
@@ -236,7 +236,9 @@ async def fails(context: SSL.Context, key: Key, shown: x509.Certificate, lines: 
     return refused == [True], len(lines), accepted.socket.fileno() < 0
 
 
-@row("SEC-05", limit="a wrong pin, a self-signed relay under --relay-strict, a changed key: exit 3, and no hello to them")
+@row(
+    "SEC-05", limit="a wrong pin, a self-signed relay under --relay-strict, a changed key: exit 3, and no hello to them"
+)
 async def relay_authentication() -> Outcome:
     """A wrong pin; --relay-strict; a relay that changed its key."""
     async with laboratory() as lab:
@@ -352,5 +354,3 @@ async def files() -> Outcome:
 def secrets(state: Path) -> list[Path]:
     """Return every key file of an agent."""
     return [path for path in state.rglob("*.key") if path.is_file()]
-
-

@@ -249,6 +249,10 @@ class Lab:
             raise ConnectionError(head[:80])
         return body
 
+    def log_lines(self) -> int:
+        """Return how many lines the programs have logged."""
+        return len((self.folder / "log").read_bytes().splitlines())
+
     async def close(self) -> None:
         """Stop every program, the latest first: canaries before agents, agents before the relay."""
         for program in reversed(self._programs):

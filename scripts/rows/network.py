@@ -25,7 +25,9 @@ BACK_LIMIT = 25.0
 UPLOAD = 8 << 20
 
 
-@row("NET-03", limit="offline ≤ 20 s after the freeze, back ≤ 25 s after the thaw, visitors closed ≤ 1 s after the mark")
+@row(
+    "NET-03", limit="offline ≤ 20 s after the freeze, back ≤ 25 s after the thaw, visitors closed ≤ 1 s after the mark"
+)
 async def frozen_agent() -> Outcome:
     """SIGSTOP an agent: no FIN, no answer; then SIGCONT."""
     async with laboratory() as lab:
@@ -106,15 +108,19 @@ async def half_close() -> Outcome:
         server_context = visitor_context(leaf, alpn=[])
         for passthrough in (False, True):
             for order, (visitor, origin) in scripts(payload).items():
-                heard: list[bool] = []
+                told, heard = trio.open_memory_channel[bool](1)
 
                 async def serve(
-                    stream: trio.SocketStream, *, end_tls: bool = passthrough, play: Script = origin, to: list[bool] = heard
+                    stream: trio.SocketStream,
+                    *,
+                    end_tls: bool = passthrough,
+                    play: Script = origin,
+                    to: trio.MemorySendChannel[bool] = told,
                 ) -> None:
                     ready: trio.abc.HalfCloseableStream = stream
                     if end_tls:
                         ready = await TlsStream.handshake(stream, server_context, role=TlsRole.SERVER, timeout=WAIT)
-                    to.append(await play(ready))
+                    await to.send(await play(ready))
                     await ready.aclose()
 
                 listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -144,12 +150,11 @@ async def play_visitor(lab: Lab, agent: Agent, script: Script) -> bool:
         await tls.aclose()
 
 
-async def all_heard(heard: list[bool]) -> bool:
+async def all_heard(heard: trio.MemoryReceiveChannel[bool]) -> bool:
     """Wait for the origin's verdict."""
     with trio.move_on_after(WAIT):
-        while not heard:
-            await trio.sleep(0.01)
-    return heard == [True]
+        return await heard.receive()
+    return False
 
 
 @row("CANARY", limit="a canary's p99 beside a slow visitor, malformed hellos and a dead origin ≤ 3 times idle")

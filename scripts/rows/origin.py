@@ -8,8 +8,7 @@ canary waits for is the tunnel.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 
 import trio
 
@@ -19,17 +18,16 @@ BLOCK = bytes(65_536)
 BACKLOG = 1_024
 
 
-async def heads(stream: trio.SocketStream) -> AsyncIterator[bytes]:
-    """Yield the head of each request on a connection."""
-    rest = b""
-    while True:
-        while HEAD_END not in rest:
-            chunk = await stream.receive_some(len(BLOCK))
-            if not chunk:
-                return
-            rest += chunk
-        head, _, rest = rest.partition(HEAD_END)
-        yield head
+async def next_head(stream: trio.SocketStream, rest: bytearray) -> bytes | None:
+    """Return the head of the next request, None at the end; *rest* keeps what came beyond it."""
+    while HEAD_END not in rest:
+        chunk = await stream.receive_some(len(BLOCK))
+        if not chunk:
+            return None
+        rest += chunk
+    head, _, beyond = bytes(rest).partition(HEAD_END)
+    rest[:] = beyond
+    return head
 
 
 async def answer(stream: trio.SocketStream, path: str) -> None:
@@ -49,13 +47,13 @@ async def answer(stream: trio.SocketStream, path: str) -> None:
 
 async def serve(stream: trio.SocketStream) -> None:
     """Serve one connection."""
+    rest = bytearray()
     with suppress(trio.BrokenResourceError):
-        async with aclosing(heads(stream)) as requests:
-            async for head in requests:
-                await answer(stream, head.split(b" ", 2)[1].decode("ascii"))
-                if b"connection: close" in head.lower():
-                    await stream.send_eof()
-                    return
+        while (head := await next_head(stream, rest)) is not None:
+            await answer(stream, head.split(b" ", 2)[1].decode("ascii"))
+            if b"connection: close" in head.lower():
+                await stream.send_eof()
+                return
 
 
 async def main() -> None:

@@ -44,7 +44,13 @@ def shown(view: LivePrinter) -> str:
 
 def test_the_picture_has_what_a_person_wants_to_know() -> None:
     view = live_view(io.StringIO())
-    for event in (events.Starting(agent_id="abcdefgh" + "i" * 44, target="localhost:3000"), READY, OPENED, OPENED, OPENED):
+    for event in (
+        events.Starting(agent_id="abcdefgh" + "i" * 44, target="localhost:3000"),
+        READY,
+        OPENED,
+        OPENED,
+        OPENED,
+    ):
         view(event)
     for event in (CLOSED, CLOSED):
         view(event)

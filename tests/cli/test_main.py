@@ -6,14 +6,12 @@ import json
 import re
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from trunnel.cli.main import app, main
-from trunnel.names import KeyId
 from trunnel.settings.options import AGENT_OPTIONS, OUTPUT_OPTIONS, RELAY_OPTIONS, Option
 
 WAIT = 15
@@ -71,52 +69,6 @@ def test_importing_the_command_line_imports_nothing_heavy() -> None:
     code = f"import sys, trunnel.cli.main; print([name for name in {heavy} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=WAIT, check=True)
     assert ended.stdout.strip() == "[]"
-
-
-# --- version and id --------------------------------------------------------------------------
-
-
-def test_version() -> None:
-    assert trunnel("version").output == f"trunnel {metadata.version('trunnel')}\n"
-    assert trunnel("--version").output == trunnel("version").output
-    assert json.loads(trunnel("version", "--json").output)["version"] == metadata.version("trunnel")
-
-
-def test_id_makes_a_key_and_keeps_it(bare_environment: Path) -> None:
-    first = trunnel("id").output.strip()
-    assert KeyId.parse(first).value == first
-    assert trunnel("id").output.strip() == first
-    assert trunnel("id", "--key-name", "other").output.strip() != first
-    folder = bare_environment / "state" / "trunnel" / "agent"
-    assert sorted(path.name for path in folder.glob("*.key")) == ["default.key", "other.key"]
-
-
-def test_the_forms_of_an_id_agree(tmp_path: Path) -> None:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
-
-    key = str(tmp_path / "key.pem")
-    plain = trunnel("id", "--primary-key", key).output.strip()
-    public = load_pem_public_key(trunnel("id", "--primary-key", key, "--spki").output.encode())
-    der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    certificate = x509.load_pem_x509_certificate(trunnel("id", "--primary-key", key, "--cert").output.encode())
-    facts = json.loads(trunnel("id", "--primary-key", key, "--json").output)
-    assert KeyId.of_spki(der).value == plain == facts["id"] == KeyId.parse_pin(facts["pin"]).value
-    assert certificate.public_key() == public
-
-
-def test_the_forms_of_an_id_exclude_each_other() -> None:
-    assert trunnel("id", "--cert", "--spki").exit_code == 2
-
-
-def test_the_extension_is_in_the_certificate(tmp_path: Path) -> None:
-    from cryptography import x509
-
-    arguments = ("--primary-key", str(tmp_path / "key.pem"), "--primary-cert-extension-hex", "c0ffee")
-    certificate = x509.load_pem_x509_certificate(trunnel("id", "--cert", *arguments).output.encode())
-    extension = certificate.extensions.get_extension_for_oid(x509.ObjectIdentifier("1.3.6.1.4.1.65535.1"))
-    assert isinstance(extension.value, x509.UnrecognizedExtension)
-    assert b"\xc0\xff\xee" in extension.value.value
 
 
 # --- hello -----------------------------------------------------------------------------------

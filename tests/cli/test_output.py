@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shlex
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from trunnel import events
 from trunnel.cli.lines import LineWriter
 from trunnel.cli.output import JsonPrinter, PlainPrinter, dropped_event, event_line
-from trunnel.cli.sentences import curl_command, describe, expose_command, size
 from trunnel.events import Event
 
 NOW = datetime(2026, 8, 1, 12, 0, 0, 123_456, tzinfo=UTC)
@@ -79,11 +77,6 @@ def test_times_are_told_in_utc_whatever_the_clock_says() -> None:
     assert json.loads(event_line(READY, now=there))["time"] == "2026-08-01T12:00:00.123Z"
 
 
-@pytest.mark.parametrize("event", EVERY_EVENT, ids=lambda event: event.kind)
-def test_sentences_never_carry_what_a_terminal_obeys(event: Event) -> None:
-    assert all(line.isprintable() for line in describe(event))
-
-
 def test_people_get_id_url_curl_line_and_fingerprint() -> None:
     stdout = io.StringIO()
     printer = PlainPrinter(LineWriter(stdout, dropped=dropped_event))
@@ -99,47 +92,3 @@ def test_json_lines_are_written_as_they_happen() -> None:
     stdout = io.StringIO()
     JsonPrinter(LineWriter(stdout, dropped=dropped_event), now=lambda: NOW)(CLOSED)
     assert json.loads(stdout.getvalue())["bytes_out"] == 3_000_000
-
-
-def test_curl_is_told_the_address_of_a_localhost_name_and_the_certificate() -> None:
-    assert shlex.split(curl_command(READY)) == [
-        "curl",
-        "--resolve",
-        "abc.localhost:8443:127.0.0.1",
-        "--cacert",
-        "/state dir/leaf.pem",
-        "https://abc.localhost:8443",
-    ]
-
-
-def test_curl_needs_nothing_for_a_public_name_with_a_certificate_of_its_own() -> None:
-    public = events.Ready(
-        url="https://a.example.com",
-        hostname="a.example.com",
-        port=443,
-        agent_id="a",
-        transport="h2",
-        data_path="session",
-    )
-    assert curl_command(public) == "curl https://a.example.com"
-
-
-@pytest.mark.parametrize(
-    ("agents", "host", "server"),
-    [
-        ("127.0.0.1:4433", "", "127.0.0.1:4433"),
-        ("[::1]:7", "", "[::1]:7"),
-        ("[::]:443", "t.example.com", "t.example.com:443"),
-    ],
-)
-def test_serve_prints_a_command_to_paste(agents: str, host: str, server: str) -> None:
-    listening = events.Listening(agents=(agents,), visitors=(), relay_id="r" * 52)
-    assert expose_command(listening, host=host) == f"trunnel expose 3000 --server {server} --relay-pin {'r' * 52}"
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3 << 20, "3.0 MiB"), (5 << 30, "5.0 GiB"), (2 << 40, "2.0 TiB")],
-)
-def test_sizes_are_readable(count: int, text: str) -> None:
-    assert size(count) == text

@@ -12,7 +12,6 @@ from tests.e2e.programs import PATIENCE, Agent, Program, Programs, Relay
 from tests.e2e.visitors import LOOPBACK, curl, get, open_visit, read_to_end
 
 BODY = b"first half, " + b"second half"
-WHO = pytest.mark.parametrize("who", ["relay", "agent"])
 
 
 class SlowOrigin:
@@ -58,7 +57,7 @@ def chosen(who: str, relay: Relay, agent: Agent) -> tuple[Program, str]:
     return (relay.program, "draining") if who == "relay" else (agent.program, "stopping")
 
 
-@WHO
+@pytest.mark.parametrize("who", ["relay", "agent"])
 async def test_the_first_signal_lets_a_slow_download_finish(
     programs: Programs, nursery: trio.Nursery, origin: SlowOrigin, who: str
 ) -> None:
@@ -84,8 +83,7 @@ async def test_the_first_signal_lets_a_slow_download_finish(
     assert program.events[-1]["exit_code"] == 0
 
 
-@WHO
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("who", "number", "status"), [("relay", signal.SIGTERM, 143), ("agent", signal.SIGINT, 130)])
 async def test_the_second_signal_ends_the_program_at_once(
     programs: Programs, nursery: trio.Nursery, origin: SlowOrigin, who: str, number: signal.Signals, status: int
 ) -> None:

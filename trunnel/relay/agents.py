@@ -177,16 +177,11 @@ class AgentDoor:
                 nursery=nursery,
             )
             self._sessions.attach(session)
-            channel.post(self._welcome(session))
-            self._on_event(
-                SessionOpened(
-                    agent_id=session.key_id.value, label=session.label, peer=link.peer.address, transport=link.transport
-                )
-            )
-            logger.info("session_opened", extra={"agent": session.key_id.value, "peer": link.peer.address})
             reason = "the relay stopped"
             try:
-                nursery.start_soon(channel.run_writer)
+                channel.post(self._welcome(session))
+                self._report_opened(session)
+                nursery.start_soon(self._speak, session)
                 nursery.start_soon(self._listen, session)
                 nursery.start_soon(self._watch_link, session)
                 await session.retired.wait()
@@ -198,6 +193,15 @@ class AgentDoor:
                 logger.info("session_closed", extra={"agent": session.key_id.value, "reason": reason})
             nursery.cancel_scope.cancel()
 
+    def _report_opened(self, session: AgentSession) -> None:
+        agent, peer = session.key_id.value, session.link.peer.address
+        self._on_event(SessionOpened(agent_id=agent, label=session.label, peer=peer, transport=session.link.transport))
+        logger.info("session_opened", extra={"agent": agent, "peer": peer})
+
+    async def _speak(self, session: AgentSession) -> None:
+        await session.channel.run_writer()
+        session.has_spoken.set()
+
     async def _wind_up(self, session: AgentSession) -> None:
         """Let visitors finish within the farewell's grace, and the last message leave."""
         farewell = session.farewell
@@ -206,8 +210,9 @@ class AgentDoor:
         with trio.move_on_after(farewell.grace):
             await session.wait_idle()
         session.channel.finish()
-        if farewell.message is not None:
-            with trio.move_on_after(limits.RETIRE_GRACE):
+        with trio.move_on_after(limits.RETIRE_GRACE):
+            await session.has_spoken.wait()
+            if farewell.message is not None:
                 await session.link.wait_closed()  # the agent closes once it has read why
 
     async def _watch_link(self, session: AgentSession) -> None:

@@ -69,6 +69,8 @@ class AgentSession:
         self.farewell: Farewell | None = None
         """Set once, when the session is retired."""
         self.retired = trio.Event()
+        self.has_spoken = trio.Event()
+        """Set when the last control message has been sent."""
         self._idle = trio.Event()
         self._idle.set()
 

@@ -143,7 +143,9 @@ SESSION_CREDIT: Final = 8 * MIB
 SESSION_PRESSURE: Final = 7 * MIB
 """Unread bytes in one session from which stalled streams are reset, the fullest first."""
 STALLED_AFTER: Final = 5.0
-"""Seconds without a read after which a stream with unread bytes counts as stalled."""
+"""Seconds that a consumer may need for what lies unread before it counts as too slow for a session in need."""
+PRESSURE_LOOK: Final = 1.0
+"""Seconds between looks at how much lies unread, and over which a consumer's pace is measured."""
 GROWTH_ROUND_TRIPS: Final = 4
 """A window doubles when half of it was consumed within so many round trips."""
 ROUND_TRIP_FLOOR: Final = 0.005

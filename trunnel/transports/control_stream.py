@@ -48,13 +48,21 @@ class ControlStream:
             try:
                 chunk = await self._stream.receive_some()
             except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-                raise self._session.closed or SessionClosed("the control stream broke") from exc
+                raise self._ended() from exc
             if not chunk:
                 raise SessionClosed("the peer ended the control stream")
             self._received.extend(self._decoder.feed_untrusted(chunk))
+        await trio.lowlevel.checkpoint()  # a burst of messages must not outrun our own writer
         message = self._received.popleft()
         self._phase = advance_untrusted(self._phase, message)
         return message
+
+    def _ended(self) -> SessionClosed:
+        """Say why the session ended, as an exception of our own."""
+        closed = self._session.closed
+        if closed is None:
+            return SessionClosed("the control stream broke")
+        return SessionClosed(closed.reason, retryable=closed.retryable, code=closed.code)
 
     async def send(self, message: Message) -> None:
         """Send *message* now; only before `run_writer` runs.
@@ -65,7 +73,7 @@ class ControlStream:
         try:
             await self._stream.send_all(encode(message))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise self._session.closed or SessionClosed("the control stream broke") from exc
+            raise self._ended() from exc
 
     def post(self, message: Message) -> None:
         """Queue *message*; never waits.  A full outbox ends the session."""

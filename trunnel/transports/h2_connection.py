@@ -242,14 +242,18 @@ class H2Connection:
             return False
         self.output.frame(FrameType.RST_STREAM, 0, stream_id, code.to_bytes(4, "big"))
         if not stream.they_ended:
-            self.late_credit += stream.receive_left
+            self._allow_late(stream.receive_left)
         self.drop_stream(stream)
         return True
 
     def refuse(self, stream_id: int, code: ErrorCode) -> None:
         """Answer a stream of the peer, or a frame for one that has ended, with RST_STREAM."""
-        self.late_credit += limits.STREAM_WINDOW_MIN
+        self._allow_late(limits.STREAM_WINDOW_MIN)
         self.output.answer(FrameType.RST_STREAM, 0, stream_id, code.to_bytes(4, "big"))
+
+    def _allow_late(self, amount: int) -> None:
+        """Expect bytes of a stream that we reset; the connection's credit bounds what can be under way."""
+        self.late_credit = min(limits.SESSION_CREDIT, self.late_credit + amount)
 
     def close_if_ended(self, stream: StreamState) -> None:
         """Forget a stream once both sides have ended it."""

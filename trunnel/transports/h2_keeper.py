@@ -4,13 +4,14 @@
   round trip that tunes the windows.
 - A peer of which nothing came for `DEAD_AFTER` is gone: the session ends.
 - When the bytes that lie unread take up the session's credit
-  (`SESSION_PRESSURE`), streams whose consumer has stalled are reset, the
-  fullest first, until the others can move again.
+  (`SESSION_PRESSURE`), streams whose consumer would need `STALLED_AFTER` or
+  longer for what it has are reset, the fullest first, until the others can
+  move again: a hundred visitors that only sip must not stop everybody else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final, Protocol, final
 
 import trio
@@ -74,18 +75,29 @@ class Keeper:
                 self._ping_sent = now
                 self._session.h2.output.frame(FrameType.PING, 0, 0, _PING)
                 self._session.wake_writer()
-            for _ in range(int(limits.HEARTBEAT // limits.STALLED_AFTER)):
-                self._relieve()
-                dead_in = self.heard + limits.DEAD_AFTER - trio.current_time()
-                await trio.sleep(min(limits.STALLED_AFTER, max(0.0, dead_in)))
+            await self._watch_pressure(until=now + limits.HEARTBEAT)
 
-    def _relieve(self) -> None:
-        """Reset stalled streams while unread bytes take up the session's credit."""
+    async def _watch_pressure(self, *, until: float) -> None:
+        """Look every second until *until*, or until the peer is dead."""
+        until = min(until, self.heard + limits.DEAD_AFTER)
+        while trio.current_time() < until:
+            taken = {stream: stream.taken for stream in self._session.open_streams()}
+            await trio.sleep(min(limits.PRESSURE_LOOK, until - trio.current_time()))
+            self._relieve(taken)
+
+    def _relieve(self, taken: Mapping[H2Stream, int]) -> None:
+        """Reset slow streams while unread bytes take up the session's credit.
+
+        Args:
+            taken: What each stream's consumer had taken `PRESSURE_LOOK` ago; a stream that is new is spared.
+        """
         streams = self._session.open_streams()
         excess = sum(stream.unread for stream in streams) - limits.SESSION_PRESSURE
-        stalled_since = trio.current_time() - limits.STALLED_AFTER
-        stalled = [stream for stream in streams if stream.unread and stream.last_read <= stalled_since]
-        for stream in sorted(stalled, key=lambda stream: stream.unread, reverse=True):
+        if excess < 0:
+            return
+        patience = limits.STALLED_AFTER / limits.PRESSURE_LOOK
+        slow = [s for s in streams if s in taken and s.unread > patience * (s.taken - taken[s])]
+        for stream in sorted(slow, key=lambda stream: stream.unread, reverse=True):
             if excess < 0:
                 return
             excess -= stream.unread

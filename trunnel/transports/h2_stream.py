@@ -53,7 +53,7 @@ class H2Stream(Stream):
         "_reset_code",
         "_stream_id",
         "_taken",
-        "last_read",
+        "taken",
         "pending",
     )
 
@@ -68,8 +68,8 @@ class H2Stream(Stream):
         self._conflict = ConflictDetector("another task is sending on this stream")
         self.pending: memoryview | None = None
         """Bytes offered to the writer and not taken yet."""
-        self.last_read = trio.current_time()
-        """When the consumer last took bytes."""
+        self.taken = 0
+        """Bytes that the consumer has taken in all."""
 
     @property
     def stream_id(self) -> int:
@@ -166,7 +166,8 @@ class H2Stream(Stream):
         """Return bytes of the peer, b"" at FIN; gives their credit back.  See `Inbox.take`."""
         taken = await self._inbox.take(max_bytes)
         if taken:
-            self.last_read = now = trio.current_time()
+            now = trio.current_time()
+            self.taken += len(taken)
             h2 = self._owner.h2
             before = h2.output.pending
             h2.consumed(self._stream_id, len(taken), unread=self._inbox.unread, now=now)
@@ -179,14 +180,13 @@ class H2Stream(Stream):
     def reset(self, code: ErrorCode = ErrorCode.CANCEL) -> None:
         """Abort both directions; see `base.Stream`."""
         h2 = self._owner.h2
-        if h2.reset(self._stream_id, code):
-            self._owner.wake_writer()
-        elif self._error is None and not self.unread:  # it has ended both ways
-            self._owner.forget(self)
+        if not h2.reset(self._stream_id, code) and self._error is None and not self.unread:
+            self._owner.forget(self)  # it has ended both ways
             return
         if self._error is None:
             self._error = StreamReset(code)
         h2.discard(self._inbox.abandon(self._error))
+        self._owner.wake_writer()  # also for the credit of what was dropped
         self.notify_taken()
         self._owner.forget(self)
 
@@ -223,8 +223,6 @@ class H2Stream(Stream):
         if self._closed:
             self._owner.h2.discard(len(payload))
         else:
-            if not self._inbox.unread:
-                self.last_read = trio.current_time()  # a stall begins with the first unread byte
             self._inbox.put(payload)
 
     def deliver_eof(self) -> None:

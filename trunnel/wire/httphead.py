@@ -58,20 +58,27 @@ def looks_like_http1_untrusted(head: bytes) -> HttpVerdict:
     Returns:
         YES: method, space and the beginning of a target are there.
         NEED_MORE: it may still become a request.
-        NO: it cannot.
+        NO: it cannot, or `HTTP_HEAD_PEEK` bytes have not shown it.
 
     Source: RFC 9112 §3.
     """
-    method, space, target = head[: limits.HTTP_HEAD_PEEK].partition(b" ")
+    looked_at = head[: limits.HTTP_HEAD_PEEK]
+    verdict = _head_verdict(looked_at)
+    if verdict is HttpVerdict.NEED_MORE and len(looked_at) == limits.HTTP_HEAD_PEEK:
+        return HttpVerdict.NO  # no more will be looked at
+    return verdict
+
+
+def _head_verdict(head: bytes) -> HttpVerdict:
+    """Judge the bytes that are looked at."""
+    method, space, target = head.partition(b" ")
     if not _TOKEN.issuperset(method):
         return HttpVerdict.NO
     if not space:
-        return HttpVerdict.NEED_MORE if len(method) < limits.HTTP_HEAD_PEEK else HttpVerdict.NO
+        return HttpVerdict.NEED_MORE
     if not method or method == _HTTP2_METHOD:
         return HttpVerdict.NO
-    verdict = _target_verdict(method, target.lower())
-    undecided = verdict is HttpVerdict.NEED_MORE and len(head) >= limits.HTTP_HEAD_PEEK
-    return HttpVerdict.NO if undecided else verdict  # no more is looked at
+    return _target_verdict(method, target.lower())
 
 
 def _target_verdict(method: bytes, target: bytes) -> HttpVerdict:
