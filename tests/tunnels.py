@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import trio
+import trio.testing
 from OpenSSL import SSL
 
 import trunnel
@@ -142,7 +143,7 @@ async def until(condition: Callable[[], object]) -> None:
     """Wait until *condition* holds."""
     with trio.fail_after(PATIENCE):
         while not condition():
-            await trio.sleep(0.001)
+            await trio.testing.wait_all_tasks_blocked(0.001)
 
 
 @asynccontextmanager

@@ -123,12 +123,11 @@ async def test_passed_through_bytes_are_exact_and_the_record_says_so() -> None:
     assert (record.visitor_end, record.origin_end, record.data_path) == ("fin", "fin", "session")
 
 
-async def test_passed_through_an_origin_that_is_down_is_a_reset() -> None:
+async def test_passed_through_an_origin_that_is_down_is_an_end_without_a_byte() -> None:
     """There is no one whose language we could speak."""
     async with stage(None) as play:
         stream = await play.open()
-        assert await read_to_end(stream) == (b"", End.RESET)
-        assert stream.reset_code is ErrorCode.ORIGIN_UNREACHABLE
+        assert await read_to_end(stream) == (b"", End.FIN)
         record = await play.closed()
     assert (record.visitor_end, record.origin_end) == ("cancelled", "error")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import pytest
 import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from trunnel.cli.flags import with_flags
@@ -49,7 +50,7 @@ def given(*arguments: str) -> Mapping[str, Flag]:
 def spellings(command: str) -> Sequence[str]:
     """Return every flag that a command of ours has."""
     found = typer.main.get_command(app)
-    assert hasattr(found, "commands")
+    assert isinstance(found, TyperGroup)
     return [one for parameter in found.commands[command].params for one in (*parameter.opts, *parameter.secondary_opts)]
 
 
@@ -98,7 +99,7 @@ def test_the_help_of_a_limit_shows_its_default(
 
 def test_choices_are_completed() -> None:
     found = typer.main.get_command(app)
-    assert hasattr(found, "commands")
+    assert isinstance(found, TyperGroup)
     (level,) = [one for one in found.commands["serve"].params if "--log-level" in one.opts]
     context = typer.Context(found.commands["serve"])
     assert [item.value for item in level.shell_complete(context, "de")] == ["debug"]

@@ -67,7 +67,7 @@ class Program:
     async def watch(self) -> None:
         """Collect what the process says until it has ended."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._read, self.process.stdout, lambda line: self.events.append(json.loads(line)))
+            nursery.start_soon(self._read, self.process.stdout, self._take_event)
             nursery.start_soon(self._read, self.process.stderr, self.log.append)
         self.status = await self.process.wait()
         self._notify()
@@ -118,6 +118,9 @@ class Program:
             if found is not None:
                 return found
         raise AssertionError(f"no {what} from:\n{self.transcript()}")
+
+    def _take_event(self, line: str) -> None:
+        self.events.append(json.loads(line))
 
     async def _read(self, pipe: trio.abc.ReceiveStream | None, take: Callable[[str], object]) -> None:
         if pipe is None:

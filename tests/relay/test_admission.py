@@ -77,14 +77,23 @@ def test_totals_refuse_everybody() -> None:
     admission = Admission(AdmissionLimits(half_open_total=1, visitors_total=1, handshakes_total=1))
     admitted(admission.admit_connection("192.0.2.1"))
     admitted(admission.admit_visitor("192.0.2.1"))
-    admitted(admission.admit_handshake())
+    admitted(admission.admit_handshake("192.0.2.1"))
     host = "192.0.2.2"
-    decisions = (admission.admit_connection(host), admission.admit_visitor(host), admission.admit_handshake())
+    decisions = (admission.admit_connection(host), admission.admit_visitor(host), admission.admit_handshake(host))
     assert decisions == (
         Refuse(RefuseReason.HALF_OPEN_TOTAL),
         Refuse(RefuseReason.VISITORS_TOTAL),
         Refuse(RefuseReason.HANDSHAKES_TOTAL),
     )
+
+
+def test_handshakes_of_one_address_do_not_use_up_anothers() -> None:
+    """A stranger that stalls 32 handshakes must not keep agents elsewhere out."""
+    admission = Admission(AdmissionLimits(handshakes_per_address=2))
+    for _ in range(2):
+        admitted(admission.admit_handshake("192.0.2.1"))
+    assert admission.admit_handshake("192.0.2.1") == Refuse(RefuseReason.HANDSHAKES_ADDRESS)
+    admitted(admission.admit_handshake("192.0.2.2"))
 
 
 def test_challenges_are_capped_for_each_name() -> None:

@@ -12,8 +12,17 @@ import trustme
 import trunnel
 from tests.tunnels import PATIENCE, Gate, Log, greet, house, read_to_end, visit
 from trunnel.agent.runner import run_agent
-from trunnel.events import AgentRefused, Connected, Disconnected, Draining, Ready, RejectedByRelay, SessionEnded
-from trunnel.events import SessionOpened, VisitorRefused
+from trunnel.events import (
+    AgentRefused,
+    Connected,
+    Disconnected,
+    Draining,
+    Ready,
+    RejectedByRelay,
+    SessionEnded,
+    SessionOpened,
+    VisitorRefused,
+)
 from trunnel.identity.keys import IdentityKey
 
 TWO = (trunnel.Hostname("one.localhost"), trunnel.Hostname("two.localhost"))
@@ -31,7 +40,7 @@ async def test_the_welcome_gives_id_and_names_under_every_suffix(tmp_path: Path)
     async with house(tmp_path, authorized_agents=listed, domain_suffixes=TWO, public_port=443) as home:
         agent, log = await home.expose(greet, name="app")
         names = {f"{label}.{suffix}" for label in (key, "app") for suffix in TWO}
-        assert [event.hostname for event in agent.ready_events][0] == "app.one.localhost"
+        assert agent.ready_events[0].hostname == "app.one.localhost"
         assert {event.hostname for event in log.of(Ready)} == names
         assert {event.url for event in log.of(Ready)} == {f"https://{name}" for name in names}
         assert {event.port for event in log.of(Ready)} == {443}
@@ -167,9 +176,7 @@ async def test_a_drained_relay_says_so_lets_visitors_finish_and_returns(tmp_path
     assert home.relay.drain_reason == "maintenance"
 
 
-async def test_an_idle_agent_is_told_that_the_relay_stops(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_idle_agent_is_told_that_the_relay_stops(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The last message leaves although nothing else keeps the session."""
     caplog.set_level("INFO", "trunnel")
     async with house(tmp_path) as home:

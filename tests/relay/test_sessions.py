@@ -80,7 +80,7 @@ async def test_an_agent_owns_its_id_and_its_names_under_every_suffix() -> None:
 async def test_the_same_instance_replaces_its_older_session_silently() -> None:
     async with hall(f"{A}") as place:
         older, newer = await place.attach(A, 1), await place.attach(A, 1)
-        assert older.farewell == Farewell(reason="the same agent connected anew", grace=0.0)
+        assert older.farewell == Farewell(reason="the same agent connected anew", grace=limits.ABORT_FLUSH_TIMEOUT)
         assert place.owner(f"{A}.one.example") is newer
         assert newer.farewell is None
 

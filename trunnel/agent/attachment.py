@@ -44,6 +44,7 @@ class Attachment:
         self._endpoints_changed = trio.Event()
         self.relay_drains = trio.Event()
         """Set when the relay has said that it is about to stop."""
+        self._idle = trio.Event()  # replaced whenever a visitor comes
         self.visitors = 0
         """Streams of visitors that are open."""
         self._channel = channel
@@ -76,9 +77,14 @@ class Attachment:
         The relay ends the session once its last visitor has everything: what
         we have sent may still be on its way when our own tasks are done.
         """
-        self._channel.post(control.Drain(grace, control.printable(reason)))
+        self._channel.post(control.Drain(min(grace, limits.CONTROL_SECONDS_MAX), control.printable(reason)))
         with trio.move_on_after(grace):
             await self.link.wait_closed()
+
+    async def wait_idle(self) -> None:
+        """Wait until no visitor's stream is open."""
+        while self.visitors:
+            await self._idle.wait()
 
     # --- tasks ------------------------------------------------------------------------------------
 
@@ -88,6 +94,7 @@ class Attachment:
             while True:
                 stream = await self.link.accept_stream()
                 self.visitors += 1
+                self._idle = trio.Event()
                 nursery.start_soon(self._visitor, stream, forwarding)
         except SessionClosed:
             return
@@ -97,6 +104,8 @@ class Attachment:
             await forward_stream(stream, forwarding)
         finally:
             self.visitors -= 1
+            if not self.visitors:
+                self._idle.set()
 
     async def listen(self) -> None:
         """Hear the relay's control messages until the session ends."""

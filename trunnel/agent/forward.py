@@ -4,7 +4,7 @@
     endpoint                not ours: reset UNKNOWN_ENDPOINT; another kind of stream: REFUSED_STREAM
     the visitor's TLS       ended here (`terminate`), or passed through as it is
     the origin              dialled once the handshake has succeeded: scanners never reach it;
-                            down: `badgateway` behind our TLS, reset ORIGIN_UNREACHABLE without
+                            down: `badgateway` behind our TLS, a clean end without
     PROXY header            to the origin, if asked for
     copy                    `streams.copy` to both ends, with its deadlines
     StreamClosed            one event for every stream whose preface was read
@@ -226,7 +226,7 @@ class _Visit:
         """Let the visitor know that the origin is down."""
         self._origin_end = End.ERROR
         if self._forwarding.terminator is None:
-            self._stream.reset(ErrorCode.ORIGIN_UNREACHABLE)
+            await self._stream.aclose()  # an end without a byte: there is no way to speak to TLS that is not ours
             return
         sniff_until = max(until, trio.current_time()) + limits.SNIFF_GRACE
         self._visitor_end = await answer_for_origin(

@@ -24,7 +24,7 @@ from trunnel.agent.origin import Origin
 from trunnel.agent.terminate import Terminator
 from trunnel.agent.visitor import StreamHandler
 from trunnel.clock import utc_now
-from trunnel.errors import ConnectError, Rejected, SessionClosed
+from trunnel.errors import ConfigError, ConnectError, RejectCode, Rejected, SessionClosed
 from trunnel.events import (
     Connected,
     Connecting,
@@ -140,13 +140,18 @@ class Agent:
                 ended = await self._attach(carrier)
             except (ConnectError, Rejected, SessionClosed) as exc:
                 ended = exc
+            except ConfigError as exc:
+                if not self.ready.is_set():
+                    raise
+                ended = ConnectError(str(exc))  # it worked before: a file may be mended, or the disk have room again
             if self._drain.is_set():
                 return
             if not ended.retryable:
                 self._report_final(ended)
                 raise ended
             if isinstance(ended, Rejected):
-                hint = ended.retry_after
+                least = limits.REPLACED_WAIT if ended.code is RejectCode.REPLACED else 0.0
+                hint = max(ended.retry_after or 0.0, least)
             if self._backoff.session_lasted(trio.current_time() - started):
                 attempt = 0
             delay = self._backoff.next_delay(hint)
@@ -189,6 +194,8 @@ class Agent:
         if carrier.trust.notice is not None:
             self._on_event(Notice(code=f"trust-{carrier.trust.how.value}", text=carrier.trust.notice))
         async with attached(carrier, self._hello, window_max=self._settings.stream_window) as attachment:
+            if not attachment.endpoints:
+                return SessionClosed("the relay gave this agent no address")
             await self._prepare(attachment)
             self._on_event(
                 Connected(
@@ -207,6 +214,8 @@ class Agent:
                     ended = await self._follow_endpoints(attachment)
                 finally:
                     self.attachment = None
+                with trio.move_on_after(limits.ABORT_FLUSH_TIMEOUT):
+                    await attachment.wait_idle()  # what had arrived is delivered, then each visitor is aborted
                 nursery.cancel_scope.cancel()
         return ended
 
@@ -239,10 +248,15 @@ class Agent:
 
     async def _follow_endpoints(self, attachment: Attachment) -> SessionClosed | Rejected:
         """Serve and report new public addresses until the session has ended; return why it did."""
-        while (ended := await attachment.wait_changed()) is None:
+        while True:
+            with trio.move_on_after(limits.LEAF_CHECK):  # a leaf is renewed long before it ends
+                ended = await attachment.wait_changed()
+                if ended is not None:
+                    return ended
             await self._prepare(attachment)
-            self._announce(attachment)
-        return ended
+            if self._events_of(attachment) != self.ready_events:
+                self._announce(attachment)
+            await trio.sleep(limits.ENDPOINTS_PAUSE)
 
     def _in_order(self, attachment: Attachment) -> list[control.Endpoint]:
         """Return the endpoints, those first that the settings ask to show."""
@@ -263,8 +277,15 @@ class Agent:
             command = f"trunnel authorize {self.key.key_id} --name {wanted}"
             text = f"the relay has not given this agent the name {wanted}; its operator does so with: {command}"
             self._on_event(Notice(code="name-not-given", text=text))
+        self.ready_events = self._events_of(attachment) or self.ready_events
+        for event in self.ready_events:
+            self._on_event(event)
+        self.ready.set()
+
+    def _events_of(self, attachment: Attachment) -> tuple[Ready, ...]:
+        """Describe every public address, the one to show first."""
         leaf = None if self._settings.tls_passthrough or self._terminator is None else self._terminator.leaf
-        self.ready_events = tuple(
+        return tuple(
             Ready(
                 url=endpoint.url,
                 hostname=endpoint.hostname,
@@ -275,8 +296,5 @@ class Agent:
                 certificate=None if leaf is None else str(leaf.path),
                 fingerprint=None if leaf is None else leaf.fingerprint,
             )
-            for endpoint in endpoints
+            for endpoint in self._in_order(attachment)
         )
-        for event in self.ready_events:
-            self._on_event(event)
-        self.ready.set()

@@ -40,6 +40,7 @@ class RefuseReason(StrEnum):
     VISITORS_TOTAL = "visitors-total"
     CHALLENGES_NAME = "challenges-per-name"
     HANDSHAKES_TOTAL = "handshakes-total"
+    HANDSHAKES_ADDRESS = "handshakes-per-address"
     DESCRIPTORS = "descriptors"
 
 
@@ -65,6 +66,7 @@ class AdmissionLimits:
     visitors_per_address: int = limits.VISITORS_PER_ADDRESS
     visitors_total: int = limits.VISITORS_TOTAL
     challenges_per_name: int = limits.CHALLENGES_PER_NAME
+    handshakes_per_address: int = limits.HANDSHAKES_PER_ADDRESS
     handshakes_total: int = limits.HANDSHAKES_TOTAL
 
 
@@ -192,11 +194,14 @@ class Admission:
             return Refuse(RefuseReason.CHALLENGES_NAME)
         return Admit(Ticket(self.challenges, (name,)))
 
-    def admit_handshake(self) -> Decision:
-        """Decide on one more TLS handshake with an agent."""
+    def admit_handshake(self, host: str) -> Decision:
+        """Decide on one more TLS handshake with an agent at *host*."""
+        keys = peer_keys(host)
         if self.handshakes.total >= self.caps.handshakes_total:
             return Refuse(RefuseReason.HANDSHAKES_TOTAL)
-        return Admit(Ticket(self.handshakes, ()))
+        if _is_full(self.handshakes, keys, self.caps.handshakes_per_address):
+            return Refuse(RefuseReason.HANDSHAKES_ADDRESS)
+        return Admit(Ticket(self.handshakes, keys))
 
 
 def room_for(descriptor: int, limit: int | None) -> Room:

@@ -25,6 +25,7 @@ from trunnel.names import Hostname, KeyId
 from trunnel.relay.admission import Admission, Refuse, Ticket
 from trunnel.relay.ingress import Arrival
 from trunnel.relay.sessions import AgentSession, Farewell, Sessions
+from trunnel.relay.throttle import Throttle
 from trunnel.settings import limits
 from trunnel.settings.relay import RelaySettings
 from trunnel.streams.sockets import abort_socket
@@ -49,6 +50,11 @@ def endpoint_of(name: Hostname, public_port: int) -> control.Endpoint:
     """Return the public address of a name."""
     port = "" if public_port == HTTPS_PORT else f":{public_port}"
     return control.Endpoint(name.value, f"https://{name}{port}")
+
+
+def _sayable(seconds: float) -> float:
+    """Return *seconds* as a welcome can carry it."""
+    return min(max(seconds, limits.CONTROL_SECONDS_MIN), limits.CONTROL_SECONDS_MAX)
 
 
 def _peer_of(carrier: TlsStream, arrival: Arrival) -> Peer:
@@ -81,12 +87,13 @@ class AgentDoor:
         self._context = context
         self._public_port = public_port
         self._on_event = on_event
+        self._refusals = Throttle(limits.LOG_PER_PEER)
         self.draining = False
         """Whether agents are refused because the relay stops."""
 
     async def serve(self, arrival: Arrival) -> None:
         """Serve one agent's connection to its end."""
-        decision = self._admission.admit_handshake()
+        decision = self._admission.admit_handshake(arrival.peer[0])
         if isinstance(decision, Refuse):
             abort_socket(arrival.stream.socket)
             return
@@ -125,13 +132,13 @@ class AgentDoor:
             logger.info("agent_hello_failed", extra={"peer": link.peer.address, "reason": reason})
             link.abort(reason, code=ErrorCode.PROTOCOL_ERROR)
             return
-        slot.release()
         if not isinstance(hello, control.Hello):
             raise LocalProtocolError("the phase admits nothing else")
         refusal = self._refusal(hello, link)
         if refusal is not None:
             await self._reject(link, channel, refusal)
         else:
+            slot.release()
             await self._attached(link, channel, hello)
 
     def _refusal(self, hello: control.Hello, link: Session) -> control.Rejected | None:
@@ -145,10 +152,9 @@ class AgentDoor:
     async def _reject(self, link: Session, channel: ControlStream, refusal: control.Rejected) -> None:
         key_id = link.peer.key_id
         authorize = f"trunnel authorize {key_id}" if refusal.code == RejectCode.UNAUTHORIZED else ""
-        logger.warning(
-            "agent_refused",
-            extra={"agent": key_id.value, "peer": link.peer.address, "code": str(refusal.code), "authorize": authorize},
-        )
+        if count := self._refusals.due(trio.current_time()):
+            named = {"agent": key_id.value, "peer": link.peer.address, "code": str(refusal.code)}
+            logger.warning("agent_refused", extra={**named, "authorize": authorize, "count": count})
         self._on_event(
             AgentRefused(
                 agent_id=key_id.value,
@@ -185,8 +191,8 @@ class AgentDoor:
                 nursery.start_soon(self._listen, session)
                 nursery.start_soon(self._watch_link, session)
                 await session.retired.wait()
-                reason = session.farewell.reason if session.farewell is not None else reason
                 await self._wind_up(session)
+                reason = session.farewell.reason if session.farewell is not None else reason
             finally:
                 self._sessions.detach(session)
                 self._on_event(SessionEnded(agent_id=session.key_id.value, reason=reason))
@@ -204,11 +210,13 @@ class AgentDoor:
 
     async def _wind_up(self, session: AgentSession) -> None:
         """Let visitors finish within the farewell's grace, and the last message leave."""
+        with session.winding_up:
+            await session.wait_idle()
         farewell = session.farewell
         if farewell is None or session.link.closed is not None:
             return
-        with trio.move_on_after(farewell.grace):
-            await session.wait_idle()
+        if farewell.message is not None:
+            session.channel.post(farewell.message)
         session.channel.finish()
         with trio.move_on_after(limits.RETIRE_GRACE):
             await session.has_spoken.wait()
@@ -217,7 +225,7 @@ class AgentDoor:
 
     async def _watch_link(self, session: AgentSession) -> None:
         closed = await session.link.wait_closed()
-        session.retire(Farewell(reason=closed.reason))
+        session.retire(Farewell(reason=closed.reason, grace=limits.ABORT_FLUSH_TIMEOUT))
 
     async def _listen(self, session: AgentSession) -> None:
         """Hear the agent's control messages."""
@@ -228,11 +236,11 @@ class AgentDoor:
                         session.channel.post(control.Pong(number))
                     case control.Drain(grace=grace):
                         self._sessions.routes.release(session)
-                        session.retire(Farewell(reason="the agent stopped", grace=min(grace, limits.DRAIN_GRACE)))
+                        session.retire(Farewell(reason="the agent stopped", grace=grace))
                     case _:
                         pass  # a pong; the phase admits nothing else
         except SessionClosed as exc:
-            session.retire(Farewell(reason=exc.reason))
+            session.retire(Farewell(reason=exc.reason, grace=limits.ABORT_FLUSH_TIMEOUT))
         except RemoteProtocolError as exc:
             session.link.abort(f"control: {exc.reason}", code=ErrorCode.PROTOCOL_ERROR)
 
@@ -250,8 +258,8 @@ class AgentDoor:
                 streams=settings.streams_per_session,
                 heartbeat=limits.HEARTBEAT,
                 dead_after=limits.DEAD_AFTER,
-                first_byte_timeout=settings.first_byte_timeout,
-                idle_timeout=settings.idle_timeout,
+                first_byte_timeout=_sayable(settings.first_byte_timeout),
+                idle_timeout=_sayable(settings.idle_timeout),
             ),
         )
 

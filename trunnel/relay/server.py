@@ -266,8 +266,9 @@ async def _drain(bound: BoundRelay, agents: AgentDoor, sessions: Sessions, grace
     deadline = utc_now() + timedelta(seconds=grace)
     on_event(Draining(deadline=deadline.isoformat(timespec="seconds")))
     logger.info("draining", extra={"reason": bound.drain_reason, "sessions": len(sessions)})
+    told = control.Drain(min(grace, limits.CONTROL_SECONDS_MAX), control.printable(bound.drain_reason))
     for session in sessions.all():
-        session.channel.post(control.Drain(grace, control.printable(bound.drain_reason)))
+        session.channel.post(told)
         session.retire(Farewell(reason="the relay stopped", grace=grace))
     with trio.move_on_after(grace + limits.RETIRE_GRACE / 2):
         await sessions.wait_empty()

@@ -20,10 +20,10 @@ from typing import final
 
 import trio
 
-from trunnel.errors import RejectCode
+from trunnel.errors import LocalProtocolError, RejectCode
 from trunnel.names import Hostname, KeyId
 from trunnel.relay.authorized import AuthorizedAgent, AuthorizedAgents
-from trunnel.relay.routing import RouteTable
+from trunnel.relay.routing import Conflict, RouteTable
 from trunnel.settings import limits
 from trunnel.transports.base import Session
 from trunnel.transports.control_stream import ControlStream
@@ -69,6 +69,8 @@ class AgentSession:
         self.farewell: Farewell | None = None
         """Set once, when the session is retired."""
         self.retired = trio.Event()
+        self.winding_up = trio.CancelScope()
+        """Bounds how long visitors may go on once the session is retired."""
         self.has_spoken = trio.Event()
         """Set when the last control message has been sent."""
         self._idle = trio.Event()
@@ -92,11 +94,10 @@ class AgentSession:
             await self._idle.wait()
 
     def retire(self, farewell: Farewell) -> None:
-        """Tell the agent, take no visitors any more, and end soon; the first reason stands."""
-        if self.farewell is None:
+        """End soon: the shortest grace counts, and the first reason, unless a refusal follows a peaceful one."""
+        self.winding_up.deadline = min(self.winding_up.deadline, trio.current_time() + farewell.grace)
+        if self.farewell is None or (self.farewell.message is None and farewell.message is not None):
             self.farewell = farewell
-            if farewell.message is not None:
-                self.channel.post(farewell.message)
             self.retired.set()
 
 
@@ -137,6 +138,9 @@ class Sessions:
                 f"this relay does not know the key; its operator lets it in with: trunnel authorize {key_id}",
             )
         group = self._sessions.get(key_id, [])
+        if len(group) >= limits.SHARES_PER_KEY:
+            reason = f"{len(group)} agents share this key already"
+            return control.Rejected(RejectCode.OVERLOADED, reason, limits.BACKOFF_CAP)
         replaces = any(older.farewell is None and not _serve_beside(older.hello, hello) for older in group)
         if self._count >= self._agents_max and not replaces:
             return control.Rejected(RejectCode.OVERLOADED, "the relay has all the agents it takes", limits.BACKOFF_CAP)
@@ -155,18 +159,20 @@ class Sessions:
         """Take a welcomed agent in, and retire those that it replaces."""
         entry = self.entry(session.key_id)
         if entry is None:
-            raise AssertionError("attach follows refusal")
+            raise LocalProtocolError("attach follows refusal")
         session.label = entry.label
         for older in self._sessions.get(session.key_id, []):
             if older.hello.instance == session.hello.instance:
                 self.routes.release(older)
-                older.retire(Farewell(reason="the same agent connected anew", grace=0.0))
+                older.retire(Farewell(reason="the same agent connected anew", grace=limits.ABORT_FLUSH_TIMEOUT))
             elif not _serve_beside(older.hello, session.hello):
                 self.routes.release(older)
                 older.retire(_replaced_by(session))
         self._sessions.setdefault(session.key_id, []).append(session)
         self._count += 1
-        self.routes.claim(self.names_of(entry), session, share=session.hello.share)
+        claimed = self.routes.claim(self.names_of(entry), session, share=session.hello.share)
+        if isinstance(claimed, Conflict):
+            raise LocalProtocolError(f"{claimed.name} has another owner")
 
     def detach(self, session: AgentSession) -> None:
         """Forget an agent whose session has ended."""

@@ -63,8 +63,12 @@ HALF_OPEN_PER_ADDRESS: Final = 256
 """Connections of one address (IPv6: one /64) without a complete hello, or in a handshake."""
 HALF_OPEN_TOTAL: Final = 8_192
 """The same over all addresses; 6 to 10 KiB each."""
-HANDSHAKES_TOTAL: Final = 64
-"""TLS handshakes of agents running at once: 1.4 ms of CPU each."""
+HANDSHAKES_PER_ADDRESS: Final = 32
+"""TLS handshakes of agents at one address at once: one that stalls holds its place for `HANDSHAKE_TIMEOUT`."""
+HANDSHAKES_TOTAL: Final = 1_024
+"""The same over all addresses; 45 KiB each."""
+SHARES_PER_KEY: Final = 16
+"""Agents with one key that serve together (`--share`)."""
 VISITORS_PER_ADDRESS: Final = 2_048
 """Routed visitors of one address; browsers behind one NAT are many."""
 VISITORS_TOTAL: Final = 16_384
@@ -221,7 +225,7 @@ LOG_PER_PEER: Final = 1.0
 
 # --- settings and the command line -------------------------------------------------------------
 
-DURATION_MAX: Final = 30 * 86_400.0
+DURATION_MAX: Final = CONTROL_SECONDS_MAX
 """Seconds: the longest time that a setting may ask for, so that a typo is not "for ever"."""
 CERT_EXTENSION_MAX: Final = KIB
 """Bytes of `--primary-cert-extension-hex`; the certificate must fit a handshake message."""
@@ -292,6 +296,10 @@ AUTHORIZED_SETTLE_LOOKS: Final = 5
 
 # --- control ----------------------------------------------------------------------------------
 
+LEAF_CHECK: Final = 86_400.0
+"""Seconds between looks at whether an attached agent's leaf certificate needs renewal."""
+ENDPOINTS_PAUSE: Final = 1.0
+"""Seconds between two changes of endpoints that an agent follows; each may cost a key and two files."""
 LINGER_MAX: Final = 4 * MIB
 """Bytes of a peer that broke the protocol that are read away so that our GOAWAY reaches it."""
 CONTROL_OUTBOX: Final = 64

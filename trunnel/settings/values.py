@@ -47,7 +47,7 @@ def parse_seconds(text: str) -> float:
     found = _DURATION.fullmatch(text.strip().lower())
     seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
     if not 0 < seconds <= limits.DURATION_MAX:
-        raise InvalidName(f"{text!r} is not a duration such as 30, 30s, 5m or 1h (above 0, at most 30d)")
+        raise InvalidName(f"{text!r} is not a duration such as 30, 30s, 5m or 1h (above 0, at most 1d)")
     return seconds
 
 

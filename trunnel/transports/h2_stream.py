@@ -53,8 +53,8 @@ class H2Stream(Stream):
         "_reset_code",
         "_stream_id",
         "_taken",
-        "taken",
         "pending",
+        "taken",
     )
 
     def __init__(self, owner: StreamOwner, stream_id: int) -> None:
