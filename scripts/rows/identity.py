@@ -105,7 +105,7 @@ async def starts_up(command: list[str], environment: dict[str, str]) -> bool:
     process = await trio.lowlevel.open_process(command, stdout=-1, stderr=-3, env={**os.environ, **environment})
     if process.stdout is None:
         raise AssertionError("started with a pipe")
-    line = b""
+    line: bytes | bytearray = b""
     with trio.move_on_after(WAIT):
         line = await process.stdout.receive_some(4096)
     process.terminate()

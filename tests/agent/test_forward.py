@@ -208,7 +208,7 @@ async def test_an_origin_that_comes_back_serves_without_a_restart() -> None:
     """Each visitor dials anew."""
     port = await closed_port()
     async with stage(Origin(Target(host="127.0.0.1", port=port))) as play:
-        assert (await read_to_end(await play.open()))[1] is End.RESET
+        assert (await read_to_end(await play.open()))[1] is End.FIN
         (listener,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, echo, [listener])

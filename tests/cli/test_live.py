@@ -52,8 +52,8 @@ def test_the_picture_has_what_a_person_wants_to_know() -> None:
         OPENED,
     ):
         view(event)
-    for event in (CLOSED, CLOSED):
-        view(event)
+    for closed in (CLOSED, CLOSED):
+        view(closed)
     view(events.OriginState(state="down", cause="connection refused"))
     picture = shown(view)
     view.close()

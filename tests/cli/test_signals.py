@@ -12,6 +12,9 @@ import trio
 from trunnel.cli.signals import Drainable, obey_signals
 from trunnel.settings import limits
 
+PATIENCE = 3600.0
+"""Virtual or unneeded seconds: a shield in a test has a deadline too."""
+
 pytestmark = pytest.mark.skipif("sys.platform == 'win32'", reason="a signal to oneself ends a process on Windows")
 
 Body = Callable[["Running"], Awaitable[None]]
@@ -105,7 +108,7 @@ async def test_a_service_that_starts_in_spite_of_a_signal_is_drained_at_once() -
     running = Running()
 
     async def service(task_status: trio.TaskStatus[Drainable]) -> None:
-        with trio.CancelScope(shield=True):
+        with trio.move_on_after(PATIENCE, shield=True):
             signal.raise_signal(signal.SIGTERM)
             await trio.testing.wait_all_tasks_blocked()
             task_status.started(running)
@@ -129,7 +132,7 @@ async def test_a_service_that_does_not_end_is_stuck_after_a_while(autojump_clock
         await running.asked.wait()
         times.append(trio.current_time())
         signal.raise_signal(signal.SIGTERM)
-        with trio.CancelScope(shield=True):
+        with trio.move_on_after(PATIENCE, shield=True):
             await ended.wait()
 
     assert await obey(body, Running(), stuck=stuck) == 143

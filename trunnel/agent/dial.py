@@ -117,11 +117,10 @@ def _server_name(host: str) -> Hostname | None:
 
 def _reason(error: OSError) -> str:
     """Return why a connection failed, in words; several attempts give one reason."""
-    attempts: list[BaseException] = [error]
-    if isinstance(error.__cause__, BaseExceptionGroup):
-        attempts = list(cast("BaseExceptionGroup[BaseException]", error.__cause__).exceptions)
-    elif error.__cause__ is not None:
-        attempts = [error.__cause__]
+    cause = error.__cause__
+    attempts: tuple[BaseException, ...] = (cause or error,)
+    if isinstance(cause, BaseExceptionGroup):
+        attempts = cast("BaseExceptionGroup[BaseException]", cause).exceptions
     numbers = {part.errno for part in attempts if isinstance(part, OSError) and part.errno}
     known = [os.strerror(number) for number in sorted(numbers) if not isinstance(error, socket.gaierror)]
     return (" / ".join(known) or error.strerror or str(error)).lower()
