@@ -122,6 +122,6 @@ async def test_a_drained_tunnel_lets_its_visitor_finish(tmp_path: Path) -> None:
 
 async def _refused(home: House, hostname: str) -> None:
     """Visit until the relay knows of no such name any more."""
-    with trio.fail_after(PATIENCE), pytest.raises(trunnel.ConnectError, match="alert|unrecognized"):
+    with trio.fail_after(PATIENCE), pytest.raises(trunnel.ConnectError, match=r"alert|unrecognized"):
         while True:
             (await home.visit(hostname)).abort()
