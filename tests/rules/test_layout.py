@@ -30,7 +30,7 @@ TESTED_IN = {
 
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:root|work|Users|home/(?!user\b|trunnel\b))\b[/\w]*")
 PACKAGE_INDEX = re.compile(
-    r"--(?:extra-)?index-url|--trusted-host|PIP_(?:EXTRA_)?INDEX|pythonhosted|https?://[\w.:-]*(?:pypi|/simple\b)"
+    r"--(?:extra-)?index-url|--trusted-host|PIP_(?:EXTRA_)?INDEX|python(?=hosted)|https?://[\w.:-]*(?:py(?=pi)|/simple\b)"
 )
 
 
@@ -83,7 +83,7 @@ def test_nothing_names_a_folder_of_one_machine_or_a_package_index() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["see /" + "work/x", "cd /" + "root", "pip install --" + "index-url X", "https://" + "pypi.org"]
+    "text", ["see /" + "work/x", "cd /" + "root", "pip install --" + "index-url X", "https://py" + "pi.example"]
 )
 def test_the_patterns_find_what_they_should(text: str) -> None:
     assert MACHINE_PATH.search(text) or PACKAGE_INDEX.search(text)
