@@ -146,20 +146,6 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         files.open_folder(path / "below")
 
 
-@posix_modes
-def test_an_empty_state_folder_is_closed_and_a_used_one_refused(tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    state.mkdir(mode=0o755)
-    files.open_state_folder(state)
-    assert mode_of(state) == 0o700
-    secret_file(state)
-    files.open_state_folder(state)
-    state.chmod(0o755)
-    with pytest.raises(ConfigError, match=f"chmod 700 {state}"):
-        files.open_state_folder(state)
-    assert mode_of(state) == 0o755, "it may be in use for something else"
-
-
 # --- writing ---------------------------------------------------------------------------------
 
 Writer = Callable[[Path, bytes], object]
@@ -298,6 +284,6 @@ def test_writing_into_a_missing_folder_is_refused_in_words(tmp_path: Path, write
 def test_without_modes_nothing_depends_on_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capabilities, "HAS_POSIX_MODES", False)
     monkeypatch.setattr(capabilities, "HAS_FOLDER_FSYNC", False)
-    files.open_state_folder(tmp_path / "state")
+    files.open_folder(tmp_path / "state")
     files.atomic_write(tmp_path / "state" / "new", b"content", mode=0o644)
     assert read(tmp_path / "state" / "new") == b"content"

@@ -17,8 +17,7 @@ the name only if nobody has it yet: of two processes that make the same file
 both end up with the same content.
 
 Folders that are missing are made with mode 0700.  One that exists must not be
-writable by others, or they could exchange what is in it; the state folder is
-held to 0700 (`open_state_folder`).
+writable by others, or they could exchange what is in it.
 
 Where the platform has no modes (Windows) the checks on them are skipped: the
 profile folder's access list protects the files there.
@@ -151,33 +150,6 @@ def open_folder(path: Path) -> None:
     _check_owner(path, status)
     if status.st_mode & _OTHERS_WRITE and not status.st_mode & stat.S_ISVTX:
         raise ConfigError("", f"other users can write to the folder {path}: run `chmod go-w {path}`")
-
-
-def open_state_folder(path: Path) -> None:
-    """Make sure that *path* is a folder of mode 0700, as the state folder has to be.
-
-    An empty one that is merely too open (`mkdir` does that) is closed; one
-    with files in it is not touched: it may be in use for something else.
-
-    Raises:
-        ConfigError: It cannot be made, or is open to others and not empty.
-    """
-    open_folder(path)
-    if not capabilities.HAS_POSIX_MODES:
-        return
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if not mode & _OTHERS_ANY:
-            return
-        if any(path.iterdir()):
-            raise ConfigError(
-                "",
-                f"the state folder {path} is open to other users (mode {mode:04o}): run `chmod 700 {path}`, "
-                "or name a folder of its own with --state-dir",
-            )
-        path.chmod(FOLDER_MODE)
-    except OSError as exc:
-        raise ConfigError("", f"cannot use the folder {path}: {exc.strerror}") from exc
 
 
 def _make_folders(path: Path) -> None:
