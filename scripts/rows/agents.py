@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import trio
 
+from scripts.rows.identity import exit_of
 from scripts.rows.lab import WAIT, Agent, Lab, free_port, laboratory
 from scripts.rows.registry import Outcome, row
 
@@ -138,14 +139,16 @@ async def revocation() -> Outcome:
         rejected = await agent.program.event("rejected")
         with trio.fail_after(WAIT):
             status = await agent.program.wait()
+        await lab.relay.stop()
+        await lab.start_relay("--authorized-agents", str(listed))
+        again = await exit_of(lab, free_port(), state="agent")
         ended = closed - revoked
         figure = (
             f"refused after {refused:.2f} s, stream closed after {ended:.2f} s, agent told {rejected['code']!r} "
-            f"and exited with {status} (the command took {commanded:.2f} s)"
+            f"and exited with {status}, after a relay restart with {again} (the command took {commanded:.2f} s)"
         )
-        return Outcome(
-            refused <= 1.0 and ended <= CLOSED_LIMIT and rejected["code"] == "revoked" and status == 4, figure
-        )
+        told = rejected["code"] == "revoked" and status == again == 4
+        return Outcome(refused <= 1.0 and ended <= CLOSED_LIMIT and told, figure)
 
 
 @row("HOST-01", limit="stops accepting ≤ 100 ms, requests in flight finish, exit ≤ grace + 1 s; at once when idle")

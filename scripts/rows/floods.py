@@ -152,7 +152,7 @@ async def control_floods() -> Outcome:
             relay_wire, relay_used, relay_grown, canary = await attack_relay(lab, parts, deaf=True)
         figures.append(f"{kind} {used:.2f}/{relay_used:.2f} s {grown / 1024:+.1f}/{relay_grown / 1024:+.1f} MB")
         good &= wire.goaway == CALM and relay_wire.goaway == CALM and canary.success >= 0.999
-        good &= grown <= 2048
+        good &= grown <= 2048 and relay_grown <= 2048
     return Outcome(good, "agent/relay " + ", ".join(figures))
 
 

@@ -21,7 +21,7 @@ CANARY_SLACK = 0.05
 """Seconds that an attack may add to the canary's p99."""
 BASELINE = 2.0
 """Seconds in which the canary shows what is normal."""
-HOLD = 10.0
+HOLD = 60.0
 """Seconds for which the relay is kept out of descriptors."""
 HELLO_HEAD = bytes.fromhex("16030100c8010000c40303") + bytes(64)
 """The beginning of a ClientHello of 200 bytes that never ends."""
