@@ -306,3 +306,12 @@ CONTROL_OUTBOX: Final = 64
 """Control messages posted and not sent; an honest peer reads each at once."""
 RETIRE_GRACE: Final = 1.0
 """Seconds that visitors of a replaced or revoked agent may still go on (CONS-02, CONS-03)."""
+
+# --- sessions of several carriers -----------------------------------------------------------------
+
+SUSPECT_AFTER: Final = 1.5
+"""Seconds without an answer after which a carrier is suspect: new streams go elsewhere, the agent dials another."""
+ADOPTION_TIMEOUT: Final = 30.0
+"""Seconds that a session without a carrier waits for its agent's next one (DATAPLANE, "Sessions and carriers")."""
+CARRIER_WAIT: Final = 0.9
+"""Seconds that a visitor waits for a session to get a carrier again (NET-03: a clean close within 1 s)."""

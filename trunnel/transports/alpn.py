@@ -14,6 +14,10 @@ from typing import Final
 
 LINK_ALPN_H2: Final = b"trunnel-h2/1"
 """An agent that wants an HTTP/2 carrier."""
+LINK_ALPN_YAMUX: Final = b"trunnel-yamux/1"
+"""An agent that wants a yamux carrier."""
+LINK_ALPN_QUIC: Final = b"trunnel-quic/1"
+"""An agent on a QUIC connection."""
 LINK_ALPN_PREFIX: Final = b"trunnel-"
 """What every carrier's name begins with."""
 CHALLENGE_ALPN: Final = b"acme-tls/1"

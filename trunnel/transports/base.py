@@ -156,6 +156,16 @@ class Session(ABC):
     def last_heard(self) -> float:
         """`trio.current_time()` at which the last bytes of the peer came."""
 
+    @property
+    @abstractmethod
+    def unanswered_since(self) -> float | None:
+        """When the oldest question (a ping, an unacknowledged packet) went out that is still open.
+
+        None while nothing is outstanding, or once anything at all was heard
+        of the peer since.  A carrier that is silent on a question for longer
+        than `SUSPECT_AFTER` gets no new streams while another one answers.
+        """
+
     @abstractmethod
     def statistics(self) -> SessionStatistics:
         """Return a snapshot of the counters."""

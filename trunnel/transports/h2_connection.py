@@ -26,9 +26,9 @@ from typing import Final, final
 from trunnel.errors import ErrorCode, LocalProtocolError
 from trunnel.settings import limits
 from trunnel.transports import h2_frames as frames
-from trunnel.transports.credit import CreditBudget, ReceiveWindow
-from trunnel.transports.flood import FloodGuard
 from trunnel.transports.h2_frames import FrameType, FrameWriter, Setting
+from trunnel.wire.credit import CreditBudget, ReceiveWindow
+from trunnel.wire.flood import FloodGuard
 
 DEFAULT_WINDOW: Final = 65_535
 """Initial windows of RFC 9113 §6.9.2."""

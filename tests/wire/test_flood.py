@@ -6,7 +6,7 @@ import pytest
 
 from trunnel.errors import ErrorCode, RemoteProtocolError
 from trunnel.settings import limits
-from trunnel.transports.flood import BYTES_PER_FRAME_EARNED, FRAMES_PER_STREAM, FloodGuard
+from trunnel.wire.flood import BYTES_PER_FRAME_EARNED, FRAMES_PER_STREAM, FloodGuard
 
 WINDOW = limits.FLOOD_WINDOW
 

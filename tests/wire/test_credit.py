@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trunnel.settings import limits
-from trunnel.transports.credit import CreditBudget, ReceiveWindow
+from trunnel.wire.credit import CreditBudget, ReceiveWindow
 
 SMALL = limits.STREAM_WINDOW_MIN
 QUICK = limits.GROWTH_ROUND_TRIPS * limits.ROUND_TRIP_FLOOR
