@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 from trunnel.errors import ErrorCode, RemoteProtocolError
 from trunnel.settings import limits
-from trunnel.transports import h2_events as events
 from trunnel.transports import h2_frames as frames
 from trunnel.transports.h2_connection import H2Connection, Role
 from trunnel.transports.h2_frames import (
@@ -22,8 +21,9 @@ from trunnel.transports.h2_frames import (
     strip_padding_untrusted,
 )
 from trunnel.transports.h2_receive import H2Receiver
+from trunnel.wire import muxevents as events
 
-Outcome = tuple[list[events.H2Event], bytes, tuple[str, ErrorCode] | None]
+Outcome = tuple[list[events.MuxEvent], bytes, tuple[str, ErrorCode] | None]
 """Events with neighbouring bytes joined, what was written, and the refusal."""
 OPENED = 3
 """Streams that the relay's end opens before the noise comes."""
@@ -40,8 +40,8 @@ def _pieces(wire: bytes) -> Iterator[bytes]:
         at += size
 
 
-def _join(happened: list[events.H2Event]) -> list[events.H2Event]:
-    result: list[events.H2Event] = []
+def _join(happened: list[events.MuxEvent]) -> list[events.MuxEvent]:
+    result: list[events.MuxEvent] = []
     for event in happened:
         last = result[-1] if result else None
         if (
@@ -62,7 +62,7 @@ def _outcome(role: Role, chunks: Iterator[bytes]) -> Outcome:
     if role is Role.CLIENT:
         for _ in range(OPENED):
             h2.open_stream(now=0.0)
-    happened: list[events.H2Event] = []
+    happened: list[events.MuxEvent] = []
     refusal = None
     for chunk in chunks:
         try:
@@ -86,7 +86,7 @@ def _check_state(h2: H2Connection) -> None:
         assert not (stream.we_ended and stream.they_ended)
 
 
-def _check_order(happened: list[events.H2Event]) -> None:
+def _check_order(happened: list[events.MuxEvent]) -> None:
     """No stream has two beginnings, and none has an event after its end."""
     opened: set[int] = set()
     over: set[int] = set()

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from trunnel.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from trunnel.names import HOSTNAME_MAX, Hostname, is_ip_literal, parse_hostname_untrusted
 from trunnel.settings.limits import CONTROL_MESSAGE_MAX, PROXY_HEADER_MAX
-from trunnel.wire.control import LENGTH, ControlDecoder, Message, Phase, advance_untrusted, encode
+from trunnel.wire.control import Message, Phase, advance_untrusted
+from trunnel.wire.control_codec import LENGTH, ControlDecoder, encode
 from trunnel.wire.proxyheader import INET, PROXY, V2_MAGIC, measure_v2_untrusted, parse_v1_untrusted, parse_v2_untrusted
 from trunnel.wire.proxyprotocol import (
     Preface,

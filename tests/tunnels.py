@@ -15,7 +15,7 @@ from OpenSSL import SSL
 
 import trunnel
 from trunnel.agent.runner import run_agent
-from trunnel.agent.supervisor import Agent
+from trunnel.agent.agent import Agent
 from trunnel.events import Event
 from trunnel.names import Hostname
 from trunnel.streams.tls import TlsRole, TlsStream
@@ -61,7 +61,7 @@ class House:
 
     def agent_settings(self, key: str = "default", **options: object) -> trunnel.AgentSettings:
         """Return the settings of an agent; each key has a state folder of its own."""
-        options.setdefault("server", trunnel.ServerAddress("localhost", self.relay.agents_port))
+        options.setdefault("servers", (trunnel.ServerAddress("localhost", self.relay.agents_port),))
         options.setdefault("state_dir", self.folder / key)
         return trunnel.AgentSettings(**options)  # type: ignore[arg-type]
 

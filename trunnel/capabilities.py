@@ -48,3 +48,7 @@ HAS_KEEPALIVE_TIMES: Final = all(hasattr(socket, f"TCP_KEEP{name}") for name in 
 """The times of TCP keepalive can be set for each socket; the system's own begin after two hours."""
 HAS_RLIMIT: Final = importlib.util.find_spec("resource") is not None
 """`resource.getrlimit` tells how many descriptors the process may have."""
+HAS_NETLINK: Final = sys.platform == "linux" and hasattr(socket, "AF_NETLINK")
+"""The kernel tells of changed addresses and routes on a netlink socket (elsewhere: look now and then)."""
+HAS_ROUTE_FILES: Final = sys.platform == "linux"
+"""`/proc/net/route` and `/proc/net/ipv6_route` list the routes."""

@@ -101,6 +101,20 @@ class Ready(Event):
     """Path of the endpoint's certificate (PEM), None when TLS is passed through."""
     fingerprint: str | None = None
     """SHA-256 of that certificate, as browsers show it."""
+    relay: str = ""
+    """The relay, as it was named."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary(Event):
+    """A canary stream came back, or did not; its age is that of the event."""
+
+    kind: ClassVar[str] = "canary"
+    ok: bool
+    rtt_ms: float | None
+    """From asking for it to its return."""
+    failure: str = ""
 
 
 @final
@@ -149,6 +163,8 @@ class Disconnected(Event):
     kind: ClassVar[str] = "disconnected"
     reason: str
     retry_in: float | None
+    relay: str = ""
+    """The relay, as it was named."""
 
 
 @final
@@ -160,6 +176,8 @@ class RejectedByRelay(Event):
     code: str
     reason: str
     retry_in: float | None
+    relay: str = ""
+    """The relay, as it was named."""
 
 
 @final
@@ -204,6 +222,7 @@ class SessionOpened(Event):
     label: str
     peer: str
     transport: str
+    session: str = ""
 
 
 @final
@@ -214,6 +233,33 @@ class SessionEnded(Event):
     kind: ClassVar[str] = "session_closed"
     agent_id: str
     reason: str
+    session: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarrierOpened(Event):
+    """A session has one carrier more; `carriers` are there now."""
+
+    kind: ClassVar[str] = "carrier_opened"
+    agent_id: str
+    session: str
+    peer: str
+    transport: str
+    carriers: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarrierLost(Event):
+    """A carrier of a session ended; with `carriers` 0 the agent is offline until its next one."""
+
+    kind: ClassVar[str] = "carrier_lost"
+    agent_id: str
+    session: str
+    transport: str
+    reason: str
+    carriers: int
 
 
 @final

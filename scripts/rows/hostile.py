@@ -20,7 +20,7 @@ from trunnel.streams.tls import TlsRole, TlsStream
 from trunnel.transports import h2_frames as frames
 from trunnel.transports.alpn import LINK_ALPN_H2
 from trunnel.transports.h2_frames import FrameReader, FrameType, Piece
-from trunnel.wire import control
+from trunnel.wire import control, control_codec
 
 REQUEST = b"\x83\x87\x04\x08/trunnel\x01\x05relay"
 """A request's header block: POST, https, /trunnel, an authority."""
@@ -70,7 +70,7 @@ class Wire:
 
     async def read_control(self) -> control.Message:
         """Return the next control message on stream 1."""
-        decoder = control.ControlDecoder()
+        decoder = control_codec.ControlDecoder()
         while (piece := await self.next_piece()) is not None:
             if piece.header.kind == FrameType.DATA and piece.header.stream_id == 1:
                 for message in decoder.feed_untrusted(piece.payload):
@@ -144,7 +144,7 @@ async def hostile_relay(lab: Lab, target: int) -> AsyncIterator[tuple[Wire, Prog
             streams=100, heartbeat=10.0, dead_after=20.0, first_byte_timeout=30.0, idle_timeout=60.0
         )
         endpoint = control.Endpoint("a.localhost", "https://a.localhost")
-        welcome = control.encode(
+        welcome = control_codec.encode(
             control.Welcome(
                 version=1,
                 session="hostile",
@@ -168,7 +168,7 @@ async def hostile_agent(lab: Lab, *, key: IdentityKey | None = None) -> AsyncIte
     raw = await lab.connect(source="127.0.4.1", port=lab.agents_port)
     tls = await TlsStream.handshake(raw, context, role=TlsRole.CLIENT, timeout=WAIT)
     async with Wire(tls, expect_preface=True) as wire:
-        hello = control.encode(control.Hello(versions=[1], instance="0" * 32, agent="hostile"))
+        hello = control_codec.encode(control.Hello(versions=[1], instance="0" * 32, agent="hostile"))
         await wire.send(
             frames.encode_settings({frames.Setting.MAX_CONCURRENT_STREAMS: 1000}),
             headers(1, RESPONSE),

@@ -140,7 +140,7 @@ async def test_a_relay_cancelled_with_a_visitor_under_way_resets_it(tmp_path: Pa
                     )
 
             doomed: trunnel.BoundRelay = await others.start(serve)
-            settings = home.agent_settings(server=trunnel.ServerAddress("localhost", doomed.agents_port))
+            settings = home.agent_settings(servers=(trunnel.ServerAddress("localhost", doomed.agents_port),))
             async with trunnel.open_tunnel(gate.serve, settings=settings) as tunnel:
                 visitor = await visit(doomed.visitors_port, f"{tunnel.agent_id}.localhost")
                 await gate.entered.wait()
@@ -228,7 +228,7 @@ async def test_an_agent_cancelled_while_it_waits_for_its_relay_leaves_nothing(tm
     with socket.socket() as unused, nothing_left():
         unused.bind(("127.0.0.1", 0))
         server = trunnel.ServerAddress("127.0.0.1", unused.getsockname()[1])
-        settings = trunnel.AgentSettings(state_dir=tmp_path, server=server)
+        settings = trunnel.AgentSettings(state_dir=tmp_path, servers=(server,))
         log = Log()
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:

@@ -17,8 +17,9 @@ from tests.transports.conformance import AGENT, RELAY
 from trunnel.errors import ErrorCode, SessionClosed, StreamReset
 from trunnel.settings import limits
 from trunnel.transports.base import Stream
-from trunnel.transports.h2 import H2Session, open_h2_session
+from trunnel.transports.h2 import open_h2_session
 from trunnel.transports.h2_connection import Role
+from trunnel.transports.mux import MuxSession
 
 pytestmark = pytest.mark.interop
 
@@ -124,7 +125,7 @@ class Hyper:
 
 
 @asynccontextmanager
-async def hyper_pair(role: Role, *, frame_max: int = 16_384) -> AsyncIterator[tuple[H2Session, Stream, Hyper]]:
+async def hyper_pair(role: Role, *, frame_max: int = 16_384) -> AsyncIterator[tuple[MuxSession, Stream, Hyper]]:
     """Our session in *role*, one open stream, and hyper-h2 at the other end."""
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:

@@ -235,7 +235,7 @@ async def test_a_port_in_use_is_a_config_error_and_nothing_stays_bound(tmp_path:
 async def test_everything_works_over_ipv6(tmp_path: Path) -> None:
     async with house(tmp_path, bind_addrs=("::1",)) as home:
         assert home.relay.agents == (f"[::1]:{home.relay.agents_port}",)
-        agent, _ = await home.expose(greet, server=trunnel.ServerAddress("::1", home.relay.agents_port))
+        agent, _ = await home.expose(greet, servers=(trunnel.ServerAddress("::1", home.relay.agents_port),))
         visitor = await visit(home.relay.visitors_port, f"{agent.key.key_id}.localhost", host="::1")
         await visitor.send_eof()
         assert (await read_to_end(visitor)).startswith(agent.key.key_id.value.encode())

@@ -22,7 +22,7 @@ TESTED_IN = {
     "trunnel/streams/tls_engines.py": ("tests/streams/test_tls_contract.py", "both engines sit one exam"),
     "trunnel/streams/tls_peer.py": ("tests/streams/test_tls_handshake.py", "what a handshake proves"),
     "trunnel/transports/base.py": ("tests/transports/conformance.py", "an interface; the exam is its test"),
-    "trunnel/transports/h2_events.py": ("tests/transports/conformance.py", "values without behaviour"),
+    "trunnel/wire/muxevents.py": ("tests/transports/conformance.py", "values without behaviour"),
     "trunnel/wire/hellofields.py": ("tests/wire/test_clienthello_rows.py", "one parser in three files"),
     "trunnel/wire/tlsvectors.py": ("tests/wire/test_clienthello_rows.py", "one parser in three files"),
 }

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 import pytest
 
 from trunnel.errors import ErrorCode, RemoteProtocolError
-from trunnel.transports import h2_events as events
 from trunnel.transports import h2_frames as frames
 from trunnel.transports.h2_connection import H2Connection, Role
 from trunnel.transports.h2_frames import FrameReader, FrameType, Setting
 from trunnel.transports.h2_receive import H2Receiver
+from trunnel.wire import muxevents as events
 
 REQUEST = b"\x83\x87\x04\x08/trunnel\x01\x05relay"
 """A header block: POST, https, /trunnel, relay."""
@@ -65,9 +65,9 @@ def read_frames(wire: bytes, *, preface: bool = False) -> list[tuple[int, int, i
     return [(piece.header.kind, piece.header.flags, piece.header.stream_id, piece.payload) for piece in pieces]
 
 
-def joined(happened: Iterable[events.H2Event]) -> list[events.H2Event]:
+def joined(happened: Iterable[events.MuxEvent]) -> list[events.MuxEvent]:
     """Join neighbouring `BytesReceived` of one stream: what no split may change."""
-    result: list[events.H2Event] = []
+    result: list[events.MuxEvent] = []
     for event in happened:
         last = result[-1] if result else None
         if (
@@ -101,7 +101,7 @@ class Lone:
             self.feed(headers(stream_id))
         return stream_id
 
-    def feed(self, wire: bytes) -> list[events.H2Event]:
+    def feed(self, wire: bytes) -> list[events.MuxEvent]:
         """Take bytes of the peer."""
         return self.receiver.feed_untrusted(wire, now=self.now)
 
@@ -140,7 +140,7 @@ class End:
         self.aborted: set[int] = set()  # reset by either side
         self.pings = 0
 
-    def took(self, event: events.H2Event) -> None:
+    def took(self, event: events.MuxEvent) -> None:
         """Note an event; asserts that none comes after a stream's end."""
         match event:
             case events.StreamOpened(stream_id):

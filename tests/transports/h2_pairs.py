@@ -11,16 +11,25 @@ import trio.testing
 from tests.transports.conformance import AGENT, RELAY
 from tests.transports.h2_model import read_frames, settings
 from trunnel.transports import h2_frames as frames
-from trunnel.transports.h2 import H2Session, open_h2_session
-from trunnel.transports.h2_connection import Role
+from trunnel.transports.base import Session
+from trunnel.transports.h2 import open_h2_session
+from trunnel.transports.h2_connection import H2Connection, Role
+from trunnel.transports.mux import MuxSession
 
 
 @asynccontextmanager
-async def h2_pair() -> AsyncIterator[tuple[H2Session, H2Session]]:
+async def h2_pair() -> AsyncIterator[tuple[MuxSession, MuxSession]]:
     """Relay and agent over a carrier that never blocks."""
     left, right = trio.testing.memory_stream_pair()
     async with open_h2_session(left, Role.CLIENT, AGENT) as relay, open_h2_session(right, Role.SERVER, RELAY) as agent:
         yield relay, agent
+
+
+def h2_of(session: Session) -> H2Connection:
+    """The HTTP/2 connection that *session* drives."""
+    assert isinstance(session, MuxSession)
+    assert isinstance(session.connection, H2Connection)
+    return session.connection
 
 
 class RawPeer:
@@ -43,7 +52,7 @@ class RawPeer:
 
 
 @asynccontextmanager
-async def raw_pair(role: Role, *, lockstep: bool = False) -> AsyncIterator[tuple[H2Session, RawPeer]]:
+async def raw_pair(role: Role, *, lockstep: bool = False) -> AsyncIterator[tuple[MuxSession, RawPeer]]:
     """A session in *role* and its peer; in lockstep the carrier takes nothing that is not read."""
     make = trio.testing.lockstep_stream_pair if lockstep else trio.testing.memory_stream_pair
     left, right = make()

@@ -12,8 +12,9 @@ import trio.testing
 from tests.transports.conformance import AGENT, EXAMS, RELAY, Exam, Maker
 from trunnel.transports.base import Session
 from trunnel.transports.h2 import open_h2_session
-from trunnel.transports.h2_connection import Role
 from trunnel.transports.memory import memory_session_pair
+from trunnel.transports.yamux import open_yamux_session
+from trunnel.wire.muxevents import Role
 
 
 @asynccontextmanager
@@ -45,7 +46,32 @@ async def h2_over_lockstep() -> AsyncIterator[tuple[Session, Session]]:
         yield relay, agent
 
 
-MAKERS = [memory_pair, h2_over_sockets, h2_over_lockstep]
+@asynccontextmanager
+async def yamux_over_sockets() -> AsyncIterator[tuple[Session, Session]]:
+    """yamux over loopback TCP."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        dialled = await trio.testing.open_stream_to_socket_listener(listener)
+        accepted = await listener.accept()
+    async with (
+        open_yamux_session(accepted, Role.CLIENT, AGENT) as relay,
+        open_yamux_session(dialled, Role.SERVER, RELAY) as agent,
+    ):
+        yield relay, agent
+
+
+@asynccontextmanager
+async def yamux_over_lockstep() -> AsyncIterator[tuple[Session, Session]]:
+    """yamux over a carrier without any buffer."""
+    left, right = trio.testing.lockstep_stream_pair()
+    async with (
+        open_yamux_session(left, Role.CLIENT, AGENT) as relay,
+        open_yamux_session(right, Role.SERVER, RELAY) as agent,
+    ):
+        yield relay, agent
+
+
+MAKERS = [memory_pair, h2_over_sockets, h2_over_lockstep, yamux_over_sockets, yamux_over_lockstep]
 
 
 @pytest.mark.parametrize("maker", MAKERS, ids=lambda maker: maker.__name__)

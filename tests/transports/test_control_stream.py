@@ -15,7 +15,8 @@ from trunnel.settings import limits
 from trunnel.transports.base import Session, Stream
 from trunnel.transports.control_stream import ControlStream, receive_one
 from trunnel.transports.memory import memory_session_pair
-from trunnel.wire.control import Drain, Message, Phase, Ping, Pong, encode
+from trunnel.wire.control import Drain, Message, Phase, Ping, Pong
+from trunnel.wire.control_codec import encode
 
 
 @asynccontextmanager

@@ -24,11 +24,11 @@ from tests.transports.h2_model import (
 )
 from trunnel.errors import ErrorCode, RemoteProtocolError
 from trunnel.settings import limits
-from trunnel.transports import h2_events as events
 from trunnel.transports import h2_frames as frames
 from trunnel.transports.h2_connection import H2Connection, Role
 from trunnel.transports.h2_frames import FrameType, Setting
 from trunnel.transports.h2_receive import H2Receiver
+from trunnel.wire import muxevents as events
 
 CALM = ErrorCode.ENHANCE_YOUR_CALM
 FLOW = ErrorCode.FLOW_CONTROL_ERROR
@@ -375,11 +375,11 @@ STEPS = st.sampled_from(
 )
 
 
-def outcome(chunks: list[bytes]) -> tuple[list[events.H2Event], bytes, object]:
+def outcome(chunks: list[bytes]) -> tuple[list[events.MuxEvent], bytes, object]:
     """Feed *chunks* to an agent's end; returns events, what it wrote, and its refusal."""
     h2 = H2Connection(Role.SERVER, now=0.0)
     receiver = H2Receiver(h2)
-    happened: list[events.H2Event] = []
+    happened: list[events.MuxEvent] = []
     refusal: object = None
     try:
         for chunk in chunks:

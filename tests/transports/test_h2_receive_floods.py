@@ -7,10 +7,10 @@ import pytest
 from tests.transports.h2_model import Lone, content, frame, headers, rst, settings, u32, window_update
 from trunnel.errors import ErrorCode, RemoteProtocolError
 from trunnel.settings import limits
-from trunnel.transports import h2_events as events
 from trunnel.transports import h2_frames as frames
 from trunnel.transports.h2_connection import Role
 from trunnel.transports.h2_frames import FrameType
+from trunnel.wire import muxevents as events
 
 CALM = ErrorCode.ENHANCE_YOUR_CALM
 BOTH = pytest.mark.parametrize("role", list(Role))

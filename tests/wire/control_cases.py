@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from tests.wire.three_way import Parsed
 from trunnel.names import KeyId
 from trunnel.wire.control import (
-    ControlDecoder,
     Drain,
     Endpoint,
     Endpoints,
@@ -20,8 +19,8 @@ from trunnel.wire.control import (
     Rejected,
     SessionLimits,
     Welcome,
-    encode,
 )
+from trunnel.wire.control_codec import ControlDecoder, encode
 
 KEY = KeyId.of_spki(b"a key").value
 INSTANCE = "0123456789abcdef" * 2

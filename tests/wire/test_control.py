@@ -27,18 +27,8 @@ from trunnel.settings.limits import (
     CONTROL_SECONDS_MAX,
     CONTROL_TEXT_MAX,
 )
-from trunnel.wire.control import (
-    ControlDecoder,
-    Drain,
-    Endpoint,
-    Endpoints,
-    Hello,
-    Message,
-    Ping,
-    Pong,
-    Rejected,
-    encode,
-)
+from trunnel.wire.control import Drain, Endpoint, Endpoints, Hello, Message, Ping, Pong, Rejected
+from trunnel.wire.control_codec import ControlDecoder, encode
 
 # --- framing ----------------------------------------------------------------------------------
 

@@ -46,10 +46,10 @@ from trunnel.wire.control import (
     Ping,
     Rejected,
     advance_untrusted,
-    encode,
     pick_version,
     printable,
 )
+from trunnel.wire.control_codec import encode
 
 # --- values -----------------------------------------------------------------------------------
 

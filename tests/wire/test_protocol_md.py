@@ -16,19 +16,8 @@ from trunnel import names
 from trunnel.errors import ErrorCode, RejectCode, RemoteProtocolError
 from trunnel.names import KeyId
 from trunnel.settings import limits
-from trunnel.wire.control import (
-    TRANSITIONS,
-    ControlDecoder,
-    Drain,
-    Endpoints,
-    Hello,
-    Message,
-    Ping,
-    Pong,
-    Rejected,
-    Welcome,
-    encode,
-)
+from trunnel.wire.control import TRANSITIONS, Drain, Endpoints, Hello, Message, Ping, Pong, Rejected, Welcome
+from trunnel.wire.control_codec import ControlDecoder, encode
 from trunnel.wire.proxyprotocol import ProxyHeader, ProxyParser, StreamKind, TlvType, encode_v2, read_preface_untrusted
 
 TEXT = resources.files("trunnel.wire").joinpath("PROTOCOL.md").read_text("utf-8")

@@ -1,12 +1,13 @@
-"""One attachment of the agent to its relay: hello, welcome, visitors, goodbye.
+"""One attachment of the agent to its relay: hello, welcome, carriers, visitors, goodbye.
 
-    carrier → HTTP/2 session → control stream (the relay's first)
+    carrier → session of its transport → control stream (the relay's first)
       → hello → welcome: addresses are ours, visitors come as streams
               → rejected: raised
-      → until the relay says goodbye, the carrier is lost, or we drain
+      → more carriers join the same session (`add`)
+      → until the relay says goodbye, the last carrier is lost, or we drain
 
-`attached` is a context manager that owns the control stream's tasks; the
-visitors' tasks live in the nursery of whoever runs `serve_visitors`.
+Each carrier runs in a task of its own (`_carry`) in the attachment's nursery;
+the visitors' tasks live in the nursery of whoever runs `serve_visitors`.
 """
 
 from __future__ import annotations
@@ -14,62 +15,172 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import final
 
+import msgspec
 import trio
 
-from trunnel.agent.dial import Carrier
+from trunnel.agent.dial import Carrier, open_carrier
 from trunnel.agent.forward import Forwarding, forward_stream
 from trunnel.errors import ErrorCode, LocalProtocolError, Rejected, RemoteProtocolError, SessionClosed
 from trunnel.settings import limits
 from trunnel.streams.nursery import bare_nursery
 from trunnel.transports.base import Peer, Session, Stream
 from trunnel.transports.control_stream import ControlStream, receive_one
-from trunnel.transports.h2 import open_h2_session
-from trunnel.transports.h2_connection import Role
+from trunnel.transports.pool import PooledSession, open_pool
 from trunnel.wire import control
 
 logger = logging.getLogger(__name__)
 
 
 @final
+@dataclass(slots=True, eq=False)
+class Attached:
+    """One carrier of the session."""
+
+    carrier: Carrier
+    link: Session
+    channel: ControlStream
+    answered: float
+    """When the relay's control task answered last."""
+
+
+@final
 class Attachment:
     """A session in which the relay has welcomed us."""
 
-    def __init__(self, link: Session, channel: ControlStream, welcome: control.Welcome) -> None:
+    def __init__(self, link: PooledSession, hello: control.Hello, *, nursery: trio.Nursery, window_max: int) -> None:
         self.link = link
-        self.welcome = welcome
-        self.endpoints: tuple[control.Endpoint, ...] = tuple(welcome.endpoints)
+        """The carriers as one."""
+        self.carriers: list[Attached] = []
+        """Each carrier that lives, oldest first."""
+        self.endpoints: tuple[control.Endpoint, ...] = ()
         """Our public addresses, as the relay said last."""
-        self._endpoints_changed = trio.Event()
         self.relay_drains = trio.Event()
         """Set when the relay has said that it is about to stop."""
-        self._idle = trio.Event()  # replaced whenever a visitor comes
         self.visitors = 0
         """Streams of visitors that are open."""
-        self._channel = channel
+        self.peak = 0
+        """The most visitors at a time since somebody set this back."""
+        self._hello = hello
+        self._nursery = nursery
+        self._window_max = window_max
+        self._welcome: control.Welcome | None = None
+        self._endpoints_changed = trio.Event()
+        self._idle = trio.Event()  # replaced whenever a visitor comes
         self._rejected: Rejected | None = None
-        self._answered = trio.current_time()
+        self._probe_number = 0
+        self._probed: trio.Event = trio.Event()
+        self._probe_failure: str | None = None
+
+    @property
+    def welcome(self) -> control.Welcome:
+        """What the relay said first."""
+        if self._welcome is None:
+            raise LocalProtocolError("nobody has welcomed us yet")
+        return self._welcome
+
+    # --- carriers -----------------------------------------------------------------------------------
+
+    async def add(self, carrier: Carrier) -> None:
+        """Let *carrier* join the session; returns once the relay has taken it in.
+
+        Raises:
+            Rejected: The relay said no.
+            SessionClosed: The carrier was lost, or the relay has forgotten the session.
+
+        Cancellation: the carrier is closed.
+        """
+        await self._nursery.start(self._carry, carrier)
+
+    async def _carry(self, carrier: Carrier, task_status: trio.TaskStatus[None]) -> None:
+        """Run one carrier to its end."""
+        async with open_carrier(carrier, window_max=self._window_max) as link:
+            channel, welcome = await introduce(link, self._hello_for_carrier())
+            self._take_welcome(welcome)
+            attached = Attached(carrier, link, channel, trio.current_time())
+            async with bare_nursery() as nursery:
+                nursery.start_soon(channel.run_writer)
+                nursery.start_soon(self._listen, attached)
+                nursery.start_soon(self._heartbeat, attached)
+                self.carriers.append(attached)
+                task_status.started()
+                try:
+                    await self.link.carry(link)
+                except SessionClosed as exc:
+                    link.abort(exc.reason, code=ErrorCode.NO_ERROR)
+                finally:
+                    self.carriers.remove(attached)
+                nursery.cancel_scope.cancel()
+
+    def _hello_for_carrier(self) -> control.Hello:
+        """The first carrier says which session it comes back to, if any; later ones join the present one."""
+        if self._welcome is None:
+            return self._hello
+        return msgspec.structs.replace(self._hello, session=self._welcome.session, alone=False)
+
+    def _take_welcome(self, welcome: control.Welcome) -> None:
+        if self._welcome is not None and welcome.session != self._welcome.session:
+            self.link.abort("the relay has forgotten the session")
+            raise SessionClosed("the relay has forgotten the session")
+        self._welcome = welcome
+        if self.endpoints != tuple(welcome.endpoints):
+            self.endpoints = tuple(welcome.endpoints)
+            self._endpoints_changed.set()
+
+    def find(self, link: Session) -> Attached | None:
+        """Return what is known of the carrier with this session."""
+        return next((attached for attached in self.carriers if attached.link is link), None)
+
+    # --- the session --------------------------------------------------------------------------------
 
     async def wait_changed(self) -> SessionClosed | Rejected | None:
         """Wait until `endpoints` has changed (None), or the session has ended, and return why it did.
 
         Cancellation: no effect.
         """
+        await self._wait_unless_closed(self._endpoints_changed)
+        if (ended := self.ended) is None:
+            self._endpoints_changed = trio.Event()
+        return ended
+
+    @property
+    def ended(self) -> SessionClosed | Rejected | None:
+        """Why the session ended, or None while it lives."""
+        return None if self.link.closed is None else self._rejected or self.link.closed
+
+    async def _wait_unless_closed(self, event: trio.Event) -> None:
+        """Wait for *event*, or for the end of the session."""
         async with trio.open_nursery() as nursery:
-            changed = self._endpoints_changed
 
             async def ended() -> None:
                 await self.link.wait_closed()
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(ended)
-            await changed.wait()
+            await event.wait()
             nursery.cancel_scope.cancel()
-        if self.link.closed is not None:
-            return self._rejected or self.link.closed
+
+    def acknowledge_endpoints(self) -> None:
+        """Take note that the present `endpoints` are known: `wait_changed` waits for the next change."""
         self._endpoints_changed = trio.Event()
-        return None
+
+    async def probe(self) -> str:
+        """Have the relay send a canary stream; return why it failed, or an empty text.
+
+        Cancellation: no effect.
+        """
+        if not self.carriers:
+            return "no carrier"
+        self._probe_number += 1
+        self._probed = trio.Event()
+        self._probe_failure = None
+        self.carriers[-1].channel.post(control.Probe(self._probe_number))
+        with trio.move_on_after(limits.CANARY_TIMEOUT + limits.CLOSE_TIMEOUT):
+            await self._wait_unless_closed(self._probed)
+            return "the session ended" if self._probe_failure is None else self._probe_failure
+        return "the relay did not answer the probe in time"
 
     async def drain(self, grace: float, reason: str) -> None:
         """Tell the relay that we stop, and let visitors finish, at most *grace* seconds.
@@ -77,7 +188,8 @@ class Attachment:
         The relay ends the session once its last visitor has everything: what
         we have sent may still be on its way when our own tasks are done.
         """
-        self._channel.post(control.Drain(min(grace, limits.CONTROL_SECONDS_MAX), control.printable(reason)))
+        for attached in self.carriers[-1:]:
+            attached.channel.post(control.Drain(min(grace, limits.CONTROL_SECONDS_MAX), control.printable(reason)))
         with trio.move_on_after(grace):
             await self.link.wait_closed()
 
@@ -94,6 +206,7 @@ class Attachment:
             while True:
                 stream = await self.link.accept_stream()
                 self.visitors += 1
+                self.peak = max(self.peak, self.visitors)
                 self._idle = trio.Event()
                 nursery.start_soon(self._visitor, stream, forwarding)
         except SessionClosed:
@@ -107,15 +220,18 @@ class Attachment:
             if not self.visitors:
                 self._idle.set()
 
-    async def listen(self) -> None:
-        """Hear the relay's control messages until the session ends."""
+    async def _listen(self, attached: Attached) -> None:
+        """Hear the relay's control messages on one carrier until it ends."""
+        channel, link = attached.channel, attached.link
         try:
             while True:
-                match await self._channel.receive():
+                match await channel.receive():
                     case control.Ping(id=number):
-                        self._channel.post(control.Pong(number))
+                        channel.post(control.Pong(number))
                     case control.Pong():
-                        self._answered = trio.current_time()
+                        attached.answered = trio.current_time()
+                    case control.Probed(id=number, failure=failure):
+                        self._take_probed(number, failure)
                     case control.Endpoints(endpoints=endpoints):
                         self.endpoints = tuple(endpoints)
                         self._endpoints_changed.set()
@@ -128,23 +244,29 @@ class Attachment:
                     case _:
                         pass  # the phase admits nothing else
         except SessionClosed as exc:
-            self.link.abort(exc.reason, retryable=exc.retryable)
+            link.abort(exc.reason, retryable=exc.retryable)
         except RemoteProtocolError as exc:
-            self.link.abort(f"control: {exc.reason}", code=ErrorCode.PROTOCOL_ERROR)
+            link.abort(f"control: {exc.reason}", code=ErrorCode.PROTOCOL_ERROR)
 
-    async def heartbeat(self) -> None:
+    def _take_probed(self, number: int, failure: str) -> None:
+        if number == self._probe_number and not self._probed.is_set():
+            self._probe_failure = failure
+            self._probed.set()
+
+    async def _heartbeat(self, attached: Attached) -> None:
         """Ping the relay's control task; one that has stopped answering is as good as dead."""
         number = 0
-        while self.link.closed is None:
+        while attached.link.closed is None:
             number += 1
-            self._channel.post(control.Ping(number))
+            attached.channel.post(control.Ping(number))
             await trio.sleep(limits.HEARTBEAT)
-            if trio.current_time() - self._answered > limits.DEAD_AFTER:
-                self.link.abort(f"the relay answered no ping for {limits.DEAD_AFTER:.0f} s", code=ErrorCode.DEADLINE)
+            if trio.current_time() - attached.answered > limits.DEAD_AFTER:
+                reason = f"the relay answered no ping for {limits.DEAD_AFTER:.0f} s"
+                attached.link.abort(reason, code=ErrorCode.DEADLINE)
 
 
-async def _introduce(link: Session, hello: control.Hello) -> tuple[ControlStream, control.Welcome]:
-    """Say hello and return the relay's welcome.
+async def introduce(link: Session, hello: control.Hello) -> tuple[ControlStream, control.Welcome]:
+    """Say hello on a new carrier and return the relay's welcome.
 
     Raises:
         Rejected: The relay said no.
@@ -170,20 +292,17 @@ async def _introduce(link: Session, hello: control.Hello) -> tuple[ControlStream
 
 @asynccontextmanager
 async def attached(carrier: Carrier, hello: control.Hello, *, window_max: int) -> AsyncIterator[Attachment]:
-    """Attach to the relay on *carrier* for as long as the body runs.
+    """Attach to the relay, at first with *carrier* alone, for as long as the body runs.
 
     The body runs `serve_visitors`; it is to be left when `wait_changed` says that the session has ended.
 
     Raises:
-        Rejected, SessionClosed: Before the body, as `_introduce`.
+        Rejected, SessionClosed: Before the body, as `Attachment.add`.
     """
     peer = Peer(key_id=carrier.trust.relay_id, address=carrier.address)
-    async with open_h2_session(carrier.stream, Role.SERVER, peer, window_max=window_max) as link:
-        channel, welcome = await _introduce(link, hello)
-        attachment = Attachment(link, channel, welcome)
-        async with bare_nursery() as nursery:
-            nursery.start_soon(channel.run_writer)
-            nursery.start_soon(attachment.listen)
-            nursery.start_soon(attachment.heartbeat)
-            yield attachment
-            nursery.cancel_scope.cancel()
+    async with open_pool(peer, lasting=False) as link, bare_nursery() as nursery:
+        attachment = Attachment(link, hello, nursery=nursery, window_max=window_max)
+        await attachment.add(carrier)
+        yield attachment
+        link.abort("closed by us", code=ErrorCode.NO_ERROR)  # each carrier says goodbye and ends by itself
+        nursery.cancel_scope.deadline = trio.current_time() + 2 * limits.CLOSE_TIMEOUT

@@ -1,110 +1,205 @@
 """From a relay's address to an authenticated carrier.
 
-TCP (all addresses of the name, RFC 8305), TLS 1.3 with the agent's key, then
-the question whether this is the relay it should be (`identity.trust`), before
-a single byte of ours goes out.
+    addresses of the name (`resolve`), all of them (RFC 8305), or the way out (`via`)
+      → TLS 1.3 on TCP, or QUIC, with the agent's key
+      → is this the relay it should be (`identity.trust`)?   before a byte of ours goes out
+      → `Carrier`, which `open_carrier` turns into a session
+
+aioquic is imported when QUIC is dialled: a lean agent starts without it.
 """
 
 from __future__ import annotations
 
-import os
-import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import cast, final
+from typing import TYPE_CHECKING, Final, final
 
 import trio
+from cryptography import x509
 from OpenSSL import SSL
 
+from trunnel.agent.eyeballs import connect_any
+from trunnel.agent.resolve import Resolver
+from trunnel.agent.via import connect_via
 from trunnel.clock import utc_now
 from trunnel.errors import ConnectError, InvalidName
 from trunnel.identity.chains import PeerChain
+from trunnel.identity.contexts import link_client_context
+from trunnel.identity.keys import IdentityKey
 from trunnel.identity.knownrelays import KnownRelays
 from trunnel.identity.trust import TrustDecision, TrustPolicy, verify_relay
 from trunnel.names import Hostname, ServerAddress
 from trunnel.settings import limits
+from trunnel.settings.via import ViaAddress
 from trunnel.streams.sockets import tune_socket
 from trunnel.streams.tls import TlsRole, TlsStream
-from trunnel.transports.alpn import LINK_ALPN_H2
+from trunnel.transports.alpn import LINK_ALPN_H2, LINK_ALPN_YAMUX
+from trunnel.transports.base import Peer, Session
+from trunnel.transports.h2 import open_h2_session
+from trunnel.transports.h2_connection import Role
+from trunnel.transports.selection import TransportKind
+from trunnel.transports.yamux import open_yamux_session
 from trunnel.wire.proxyprotocol import Address
+
+if TYPE_CHECKING:
+    from trunnel.transports.quic_handshake import QuicCarrier
+
+_ALPN: Final = {TransportKind.H2: LINK_ALPN_H2, TransportKind.YAMUX: LINK_ALPN_YAMUX}
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Carrier:
     """A connection to a relay that is who it should be."""
 
-    stream: TlsStream
+    transport: TransportKind
+    """What it speaks."""
+    connection: TlsStream | QuicCarrier
     """The connection; nothing has been sent on it."""
     trust: TrustDecision
     """Why the relay was accepted."""
     address: str
     """Where it was reached, `HOST:PORT`."""
 
+    def abort(self) -> None:
+        """Close the connection; for one that is not opened as a session."""
+        self.connection.abort()
+
+
+@asynccontextmanager
+async def open_carrier(carrier: Carrier, *, window_max: int) -> AsyncIterator[Session]:
+    """Run the session of *carrier* for as long as the body runs; owns the connection."""
+    peer = Peer(key_id=carrier.trust.relay_id, address=carrier.address)
+    connection = carrier.connection
+    if not isinstance(connection, TlsStream):
+        from trunnel.transports.quic import open_quic_session
+
+        async with open_quic_session(connection, peer) as session:
+            yield session
+    elif carrier.transport is TransportKind.YAMUX:
+        async with open_yamux_session(connection, Role.SERVER, peer, window_max=window_max) as session:
+            yield session
+    else:
+        async with open_h2_session(connection, Role.SERVER, peer, window_max=window_max) as session:
+            yield session
+
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Dialler:
     """What every attempt to reach one relay has in common."""
 
-    server: ServerAddress
-    context: SSL.Context
-    policy: TrustPolicy
-    known: KnownRelays
+    def __init__(  # noqa: PLR0913 - what a dial depends on, each by its name
+        self,
+        server: ServerAddress,
+        *,
+        key: IdentityKey,
+        certificate: x509.Certificate,
+        policy: TrustPolicy,
+        known: KnownRelays,
+        resolver: Resolver,
+        via: ViaAddress | None = None,
+        window_max: int = limits.STREAM_WINDOW_MAX,
+    ) -> None:
+        self.server = server
+        self.via = via
+        """The way out, if the relay cannot be reached directly."""
+        self.last_address: str | None = None
+        """The relay's IP address, as dialled last with success."""
+        self._key = key
+        self._certificate = certificate
+        self._contexts: dict[TransportKind, SSL.Context] = {}
+        self._policy = policy
+        self._known = known
+        self._resolver = resolver
+        self._window_max = window_max
 
-    async def dial(self) -> Carrier:
+    async def dial(self, transport: TransportKind) -> Carrier:
         """Connect, shake hands, and judge the relay.
 
         Raises:
-            ConnectError: No connection, or no TLS on it; worth a retry.
+            ConnectError: No connection, or nobody on it who speaks this; worth a retry.
             RelayIdentityError: Somebody answers who must not be trusted.
             ConfigError: The file of known relays or the CA file cannot be used.
 
         Cancellation: nothing stays open.
         """
+        return await (self._dial_quic() if transport is TransportKind.QUIC else self._dial_tcp(transport))
+
+    async def _dial_tcp(self, transport: TransportKind) -> Carrier:
         stream, host, port = await self._connect()
         carrier = await TlsStream.handshake(
             stream,
-            self.context,
+            self._context(transport),
             role=TlsRole.CLIENT,
             server_name=_server_name(self.server.host),
             timeout=limits.HANDSHAKE_TIMEOUT,
         )
+        if carrier.alpn != _ALPN[transport]:
+            carrier.abort()
+            reason = f"{self.server} speaks TLS but is no trunnel relay, or this is not its port for agents"
+            raise ConnectError(reason)
         try:
-            decision = await trio.to_thread.run_sync(self._judge, carrier, host)
+            trust = await self._judge(carrier.peer_certificates, host)
         except BaseException:
             carrier.abort()
             raise
-        return Carrier(stream=carrier, trust=decision, address=str(Address(host, port)))
+        return Carrier(transport=transport, connection=carrier, trust=trust, address=str(Address(host, port)))
+
+    async def _dial_quic(self) -> Carrier:
+        from trunnel.transports.quic_handshake import QuicCredentials, dial_quic
+
+        credentials = QuicCredentials(private_key=self._key.private_key, chain=(self._certificate,))
+        addresses = await self._resolver.addresses(self.server.host, self.server.port)
+        carrier = await dial_quic(
+            addresses[0],
+            credentials,
+            server_name=_server_name(self.server.host),
+            window_max=self._window_max,
+            timeout=limits.HANDSHAKE_TIMEOUT,
+        )
+        host, port = carrier.address
+        try:
+            trust = await self._judge(carrier.peer_certificates, host)
+        except BaseException:
+            carrier.abort()
+            raise
+        return Carrier(transport=TransportKind.QUIC, connection=carrier, trust=trust, address=str(Address(host, port)))
+
+    def _context(self, transport: TransportKind) -> SSL.Context:
+        if transport not in self._contexts:
+            self._contexts[transport] = link_client_context(self._key, self._certificate, alpn=[_ALPN[transport]])
+        return self._contexts[transport]
 
     async def _connect(self) -> tuple[trio.SocketStream, str, int]:
-        try:
-            with trio.fail_after(limits.CONNECT_TIMEOUT):
-                stream = await trio.open_tcp_stream(
-                    self.server.host, self.server.port, happy_eyeballs_delay=limits.HAPPY_EYEBALLS_DELAY
-                )
-        except trio.TooSlowError as exc:
-            raise ConnectError(f"{self.server} did not answer within {limits.CONNECT_TIMEOUT:.0f} s") from exc
-        except OSError as exc:
-            raise ConnectError(f"{self.server}: {_reason(exc)}") from exc
+        """Return a TCP connection and the address of the relay on it, as far as it is known."""
+        server = self.server
+        if self.via is not None:
+            stream = await connect_via(self.via, server, resolver=self._resolver)
+            tune_socket(stream.socket)
+            return stream, server.host, server.port
+        stream = await connect_any(await self._resolver.addresses(server.host, server.port))
         try:
             peer = stream.socket.getpeername()
         except OSError as exc:
             await trio.aclose_forcefully(stream)
-            raise ConnectError(f"{self.server} hung up") from exc
+            raise ConnectError(f"{server} hung up") from exc
         tune_socket(stream.socket)
         return stream, str(peer[0]).partition("%")[0], int(peer[1])
 
-    def _judge(self, carrier: TlsStream, host: str) -> TrustDecision:
-        if carrier.alpn != LINK_ALPN_H2:
-            raise ConnectError(f"{self.server} speaks TLS but is no trunnel relay, or this is not its port for agents")
-        return verify_relay(
-            PeerChain(carrier.peer_certificates),
-            self.server,
-            policy=self.policy,
-            known=self.known,
-            address=host,
-            now=utc_now(),
+    async def _judge(self, certificates: tuple[x509.Certificate, ...], host: str) -> TrustDecision:
+        trust = await trio.to_thread.run_sync(
+            lambda: verify_relay(
+                PeerChain(certificates),
+                self.server,
+                policy=self._policy,
+                known=self._known,
+                address=host,
+                now=utc_now(),
+            )
         )
+        self.last_address = host if self.via is None else None
+        return trust
 
 
 def _server_name(host: str) -> Hostname | None:
@@ -113,14 +208,3 @@ def _server_name(host: str) -> Hostname | None:
         return Hostname.parse(host)
     except InvalidName:
         return None
-
-
-def _reason(error: OSError) -> str:
-    """Return why a connection failed, in words; several attempts give one reason."""
-    cause = error.__cause__
-    attempts: tuple[BaseException, ...] = (cause or error,)
-    if isinstance(cause, BaseExceptionGroup):
-        attempts = cast("BaseExceptionGroup[BaseException]", cause).exceptions
-    numbers = {part.errno for part in attempts if isinstance(part, OSError) and part.errno}
-    known = [os.strerror(number) for number in sorted(numbers) if not isinstance(error, socket.gaierror)]
-    return (" / ".join(known) or error.strerror or str(error)).lower()

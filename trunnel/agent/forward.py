@@ -1,6 +1,7 @@
 """One visitor's stream at the agent, from its preface to its closing record.
 
     preface (PROXY v2)      malformed: reset BAD_PREFACE; late: DEADLINE
+    canary                  answered here: no origin, no event
     endpoint                not ours: reset UNKNOWN_ENDPOINT; another kind of stream: REFUSED_STREAM
     the visitor's TLS       ended here (`terminate`), or passed through as it is
     the origin              dialled once the handshake has succeeded: scanners never reach it;
@@ -96,6 +97,9 @@ async def forward_stream(stream: Stream, forwarding: Forwarding) -> None:
     """
     try:
         preface = await _read_preface(stream)
+        if preface.kind is StreamKind.CANARY:
+            await _answer_canary(stream)
+            return
         hostname = _check_preface(preface, forwarding)
         await _Visit(stream, preface, hostname, forwarding).run()
     except RemoteProtocolError as exc:
@@ -129,6 +133,25 @@ async def _read_preface(stream: Stream) -> Preface:
             if header is not None:
                 return read_preface_untrusted(header)
     raise RemoteProtocolError("the preface did not come in time", code=ErrorCode.DEADLINE)
+
+
+async def _answer_canary(stream: Stream) -> None:
+    """Send back what the relay's canary stream says: it has come as far as a visitor would.
+
+    Raises:
+        RemoteProtocolError: It says more than a canary does, or nothing in time.
+        trio.BrokenResourceError: The stream broke.
+    """
+    said = b""
+    with trio.move_on_after(limits.CANARY_TIMEOUT):
+        while chunk := await stream.receive_some(limits.CANARY_BYTES_MAX + 1):
+            said += chunk
+            if len(said) > limits.CANARY_BYTES_MAX:
+                raise RemoteProtocolError("a canary stream of too many bytes", code=ErrorCode.ENHANCE_YOUR_CALM)
+        await stream.send_all(said)
+        await stream.aclose()
+        return
+    raise RemoteProtocolError("the canary stream did not end in time", code=ErrorCode.DEADLINE)
 
 
 def _check_preface(preface: Preface, forwarding: Forwarding) -> Hostname:

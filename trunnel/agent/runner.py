@@ -14,7 +14,7 @@ from typing import final
 
 import trio
 
-from trunnel.agent.supervisor import Agent
+from trunnel.agent.agent import Agent
 from trunnel.agent.visitor import StreamHandler
 from trunnel.errors import LocalProtocolError, SessionClosed, TrunnelError
 from trunnel.events import EventSink, ignore_events

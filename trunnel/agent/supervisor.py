@@ -1,52 +1,39 @@
-"""The agent's life: dial, attach, serve, and again, for ever.
+"""One relay's supervisor: dial, attach, serve, and again, for ever.
 
-    loop: dial → attach → serve visitors → the session ends → wait (`backoff`)
+    loop: dial (`reach`) → attach → canary → serve visitors → the session ends → wait (`backoff`)
 
 What ends the loop: `drain`, cancellation, a relay that is not who it should be
 (RelayIdentityError), a refusal that no retry can change (Rejected), and, if no
 relay was named, nobody on loopback within 3 s at the start.  Everything else
-is waited out with full jitter.
+is waited out with full jitter; another network, or waking from sleep, ends the
+waiting at once.
+
+A session that was lost is asked for by its name for `ADOPTION_TIMEOUT` seconds:
+the relay keeps the names, and what does not depend on a carrier, for so long.
 """
 
 from __future__ import annotations
 
 import secrets
-import socket
 from typing import Final, final
 
+import msgspec
 import trio
 
 from trunnel.agent.attachment import Attachment, attached
 from trunnel.agent.backoff import Backoff
-from trunnel.agent.dial import Carrier, Dialler
-from trunnel.agent.forward import Forwarding
-from trunnel.agent.origin import Origin
-from trunnel.agent.terminate import Terminator
-from trunnel.agent.visitor import StreamHandler
-from trunnel.clock import utc_now
+from trunnel.agent.canary import first_canary, keep_watch
+from trunnel.agent.carriers import CarrierKeeper
+from trunnel.agent.dial import Carrier
+from trunnel.agent.reach import Reach
+from trunnel.agent.served import Served
 from trunnel.errors import ConfigError, ConnectError, RejectCode, Rejected, SessionClosed
-from trunnel.events import (
-    Connected,
-    Connecting,
-    Disconnected,
-    EventSink,
-    Notice,
-    Ready,
-    RejectedByRelay,
-    Starting,
-    Stopping,
-)
-from trunnel.identity.certstore import LeafStore
-from trunnel.identity.contexts import link_client_context
-from trunnel.identity.keys import IdentityKey, link_certificate
-from trunnel.identity.knownrelays import KnownRelays
-from trunnel.identity.trust import TrustPolicy
-from trunnel.names import Hostname, Target
+from trunnel.events import Connected, Connecting, Disconnected, EventSink, Notice, Ready, RejectedByRelay
+from trunnel.names import Hostname, KeyId
 from trunnel.settings import limits
 from trunnel.settings.agent import AgentSettings
 from trunnel.streams.nursery import bare_nursery
-from trunnel.transports.alpn import LINK_ALPN_H2
-from trunnel.version import VERSION
+from trunnel.transports.race import Chosen
 from trunnel.wire import control
 
 NOBODY_ON_LOOPBACK: Final = """\
@@ -55,196 +42,200 @@ no relay answers on {server} ({reason})
 2. or name yours: --server HOST
 3. or see how to run one on a public host: trunnel serve --help"""
 """What to do when no relay was named and none is found."""
-_INSTANCE_BYTES: Final = 16
+
+Ended = ConnectError | Rejected | SessionClosed
+"""Why an attempt or a session came to its end."""
 
 
 @final
-class Agent:
-    """The state of one running agent; `run` is its life."""
+class Supervisor:
+    """Keeps the agent attached to one relay; `run` is its life."""
 
     def __init__(
-        self, origin: Target | StreamHandler, settings: AgentSettings, key: IdentityKey, *, on_event: EventSink
+        self, reach: Reach, settings: AgentSettings, *, key_id: KeyId, hello: control.Hello, served: Served
     ) -> None:
-        self.key = key
         self.attachment: Attachment | None = None
         """The present attachment, if any."""
         self.ready = trio.Event()
         """Set when the first visitor could come."""
         self.ready_events: tuple[Ready, ...] = ()
-        """The public addresses, the one to show first."""
+        """The public addresses at this relay, the one to show first."""
+        self.draining = False
+        self._reach = reach
         self._settings = settings
-        self._on_event = on_event
-        self._target = str(origin) if isinstance(origin, Target) else "this program"
-        self._served: set[Hostname] = set()
-        self._leaves = LeafStore(settings.state_dir / "leaf" / key.key_id.short, key)
-        self._terminator: Terminator | None = None
-        self._origin = (
-            Origin(origin, connect_timeout=settings.origin_connect_timeout, events=on_event)
-            if isinstance(origin, Target)
-            else origin
-        )
+        self._key_id = key_id
+        self._hello = hello
+        self._served = served
+        self._on_event: EventSink = served.on_event
         self._backoff = Backoff(secrets.SystemRandom())
-        self._drain_reason: str | None = None
-        self._drain = trio.Event()
-        self._hello = control.Hello(
-            versions=list(control.VERSIONS),
-            instance=secrets.token_hex(_INSTANCE_BYTES),
-            agent=control.printable(VERSION),
-            share=settings.share,
-            name=settings.name,
-            where=control.printable(socket.gethostname()),
-        )
-        certificate = link_certificate(key, now=utc_now(), extension=settings.cert_extension)
-        self._dialler = Dialler(
-            server=settings.relay_address,
-            context=link_client_context(key, certificate, alpn=[LINK_ALPN_H2]),
-            policy=TrustPolicy(
-                pin=settings.relay_pin, ca=settings.relay_ca, tofu=settings.relay_tofu, strict=settings.relay_strict
-            ),
-            known=KnownRelays(settings.state_dir / "known_relays"),
-        )
+        self._keeper: CarrierKeeper | None = None
+        self._hurry = trio.Event()
 
-    def drain(self, reason: str) -> None:
-        """Take no more visitors, let those that are there finish, then return from `run`.  Idempotent."""
-        if self._drain_reason is None:
-            self._drain_reason = reason
-            self._on_event(Stopping(reason=reason))
-            self._drain.set()
+    @property
+    def relay(self) -> str:
+        """The relay, as it was named."""
+        return str(self._reach.server)
+
+    @property
+    def relay_ip(self) -> str | None:
+        """The relay's IP address, as dialled last."""
+        return self._reach.dialler.last_address
+
+    async def drain(self, grace: float, reason: str) -> None:
+        """Take no more visitors, and let those that are there finish, at most *grace* seconds."""
+        self.draining = True
+        if self.attachment is not None:
+            await self.attachment.drain(grace, reason)
+
+    def network_changed(self) -> None:
+        """Take note that the way to the relay has changed."""
+        self._hurry.set()
+        if self._keeper is not None:
+            self._keeper.network_changed()
+
+    def woke(self) -> None:
+        """Take note that the machine has slept."""
+        self._hurry.set()
+        if self._keeper is not None:
+            self._keeper.woke()
 
     # --- the loop -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Attach again and again until drained; see the module's head for what else ends it."""
-        self._on_event(Starting(agent_id=self.key.key_id.value, target=self._target))
-        async with bare_nursery() as nursery:
-            nursery.start_soon(self._end_when_drained, nursery.cancel_scope)
-            await self._loop()
-            nursery.cancel_scope.cancel()
+        """Attach again and again until drained; see the module's head for what else ends it.
 
-    async def _end_when_drained(self, scope: trio.CancelScope) -> None:
-        await self._drain.wait()
-        if self.attachment is not None:
-            await self.attachment.drain(self._settings.drain_grace, self._drain_reason or "")
-        scope.cancel()
-
-    async def _loop(self) -> None:
+        Raises:
+            RelayIdentityError, Rejected, ConnectError: For good; it was reported.
+            ConfigError: A file cannot be used, at the first attempt.
+        """
         attempt = 0
         while True:
             attempt += 1
             started = trio.current_time()
-            hint: float | None = None
-            self._on_event(Connecting(relay=str(self._dialler.server), transport="h2", attempt=attempt))
-            ended: ConnectError | Rejected | SessionClosed
-            try:
-                carrier = await self._dial()
-                ended = await self._attach(carrier)
-            except (ConnectError, Rejected, SessionClosed) as exc:
-                ended = exc
-            except ConfigError as exc:
-                if not self.ready.is_set():
-                    raise
-                ended = ConnectError(str(exc))  # it worked before: a file may be mended, or the disk have room again
-            if self._drain.is_set():
+            self._on_event(Connecting(relay=self.relay, transport=self._reach.wanted, attempt=attempt))
+            ended = await self._attempt()
+            if self.draining:
                 return
             if not ended.retryable:
                 self._report_final(ended)
                 raise ended
-            if isinstance(ended, Rejected):
-                least = limits.REPLACED_WAIT if ended.code is RejectCode.REPLACED else 0.0
-                hint = max(ended.retry_after or 0.0, least)
             if self._backoff.session_lasted(trio.current_time() - started):
                 attempt = 0
-            delay = self._backoff.next_delay(hint)
+            delay = self._backoff.next_delay(_hint(ended))
             self._report(ended, delay)
-            await trio.sleep(delay)
+            await self._pause(delay)
 
-    def _report_final(self, ended: ConnectError | Rejected | SessionClosed) -> None:
+    async def _attempt(self) -> Ended:
+        """Dial and serve once; return why it ended."""
+        try:
+            return await self._attach(await self._dial())
+        except (ConnectError, Rejected, SessionClosed) as exc:
+            return exc
+        except ConfigError as exc:
+            if not self.ready.is_set():
+                raise
+            return ConnectError(str(exc))  # it worked before: a file may be mended, or the disk have room again
+
+    async def _pause(self, delay: float) -> None:
+        """Wait *delay* seconds, or until there is news of the network."""
+        self._hurry = trio.Event()
+        with trio.move_on_after(delay):
+            await self._hurry.wait()
+            self._backoff = Backoff(secrets.SystemRandom())
+
+    def _report_final(self, ended: Ended) -> None:
         if isinstance(ended, Rejected):
-            self._on_event(RejectedByRelay(code=ended.code.value, reason=ended.reason, retry_in=None))
+            self._on_event(RejectedByRelay(code=ended.code.value, reason=ended.reason, retry_in=None, relay=self.relay))
         else:
-            self._on_event(Disconnected(reason=str(ended), retry_in=None))
+            self._on_event(Disconnected(reason=str(ended), retry_in=None, relay=self.relay))
 
-    def _report(self, ended: ConnectError | Rejected | SessionClosed, delay: float) -> None:
+    def _report(self, ended: Ended, delay: float) -> None:
         retry_in = round(delay, 1)
         if isinstance(ended, Rejected):
-            self._on_event(RejectedByRelay(code=ended.code.value, reason=ended.reason, retry_in=retry_in))
+            self._on_event(
+                RejectedByRelay(code=ended.code.value, reason=ended.reason, retry_in=retry_in, relay=self.relay)
+            )
         else:
-            self._on_event(Disconnected(reason=str(ended), retry_in=retry_in))
+            self._on_event(Disconnected(reason=str(ended), retry_in=retry_in, relay=self.relay))
 
-    async def _dial(self) -> Carrier:
+    async def _dial(self) -> Chosen[Carrier]:
         """Dial the relay; without a named one, and before it was ever reached, only for so long."""
-        if self._settings.server is not None or self.ready.is_set():
-            return await self._dialler.dial()
+        if self._settings.servers or self.ready.is_set():
+            return await self._reach.first()
         reason = "it does not answer"
         with trio.move_on_after(limits.DEFAULT_RELAY_TIMEOUT):
             while True:
                 try:
-                    return await self._dialler.dial()
+                    return await self._reach.first()
                 except ConnectError as exc:
                     if not exc.retryable:
                         raise
                     reason = str(exc)
                 await trio.sleep(limits.DEFAULT_RELAY_PAUSE)
-        error = ConnectError(NOBODY_ON_LOOPBACK.format(server=self._dialler.server, reason=reason))
+        error = ConnectError(NOBODY_ON_LOOPBACK.format(server=self.relay, reason=reason))
         error.retryable = False
         raise error
 
-    async def _attach(self, carrier: Carrier) -> SessionClosed | Rejected:
-        """Serve visitors on one carrier until its session ends; return why it did."""
+    # --- one session --------------------------------------------------------------------------------
+
+    async def _attach(self, chosen: Chosen[Carrier]) -> SessionClosed | Rejected:
+        """Serve visitors until the session that begins with *chosen* has ended; return why it did."""
+        carrier = chosen.value
         if carrier.trust.notice is not None:
             self._on_event(Notice(code=f"trust-{carrier.trust.how.value}", text=carrier.trust.notice))
         async with attached(carrier, self._hello, window_max=self._settings.stream_window) as attachment:
+            self._hello = msgspec.structs.replace(self._hello, session=attachment.welcome.session, alone=True)
             if not attachment.endpoints:
                 return SessionClosed("the relay gave this agent no address")
+            outcomes = {chosen.transport: True}
+            if chosen.passed_over is not None:
+                outcomes[chosen.passed_over] = False
+            await self._reach.note(outcomes)
             await self._prepare(attachment)
-            self._on_event(
-                Connected(
-                    relay=str(self._dialler.server),
-                    relay_id=carrier.trust.relay_id.value,
-                    session=attachment.welcome.session,
-                    transport=attachment.link.transport,
-                    why="HTTP/2 over TLS on TCP",
-                )
-            )
+            self._announce_transport(attachment, chosen.transport, chosen.why)
             async with bare_nursery() as nursery:
-                nursery.start_soon(attachment.serve_visitors, self._forwarding(), nursery)
-                self.attachment = attachment
-                try:
-                    self._announce(attachment)
-                    ended = await self._follow_endpoints(attachment)
-                finally:
-                    self.attachment = None
+                ended = await self._serve(attachment, nursery)
                 with trio.move_on_after(limits.ABORT_FLUSH_TIMEOUT):
                     await attachment.wait_idle()  # what had arrived is delivered, then each visitor is aborted
                 nursery.cancel_scope.cancel()
         return ended
 
-    def _forwarding(self) -> Forwarding:
-        settings = self._settings
-        return Forwarding(
-            endpoints=self._served,
-            origin=self._origin,
-            terminator=self._terminator,
-            proxy_protocol=settings.proxy_protocol,
-            first_byte_timeout=settings.first_byte_timeout,
-            idle_timeout=settings.idle_timeout,
-            events=self._on_event,
+    async def _serve(self, attachment: Attachment, nursery: trio.Nursery) -> SessionClosed | Rejected:
+        """Serve visitors in *nursery* until the session has ended; return why it did."""
+        nursery.start_soon(attachment.serve_visitors, self._served.forwarding(), nursery)
+        await first_canary(attachment, self._on_event)
+
+        def announce(transport: str, why: str) -> None:
+            self._announce_transport(attachment, transport, why)
+
+        self._keeper = CarrierKeeper(attachment, self._reach, pool_size=self._settings.pool_size, announce=announce)
+        self.attachment = attachment
+        try:
+            nursery.start_soon(self._keeper.run)
+            nursery.start_soon(keep_watch, attachment, self._on_event)
+            self._announce(attachment)
+            return await self._follow_endpoints(attachment)
+        finally:
+            self.attachment = self._keeper = None
+
+    def _announce_transport(self, attachment: Attachment, transport: str, why: str) -> None:
+        self._on_event(
+            Connected(
+                relay=self.relay,
+                relay_id=attachment.link.peer.key_id.value,
+                session=attachment.welcome.session,
+                transport=transport,
+                why=why,
+            )
         )
 
     # --- our public addresses -----------------------------------------------------------------------
 
     async def _prepare(self, attachment: Attachment) -> None:
         """Get ready to serve the endpoints that the relay gave us: names and leaf certificate."""
+        attachment.acknowledge_endpoints()
         names = [Hostname(endpoint.hostname) for endpoint in self._in_order(attachment)]
-        self._served.clear()
-        self._served.update(names)
-        if self._settings.tls_passthrough or not names:
-            return
-        leaf = await trio.to_thread.run_sync(lambda: self._leaves.leaf(names, now=utc_now()))
-        if self._terminator is None:
-            self._terminator = Terminator(leaf, alpn=[name.encode("ascii") for name in self._settings.alpn])
-        else:
-            self._terminator.replace_leaf(leaf)
+        await self._served.prepare(self._reach.server, names)
 
     async def _follow_endpoints(self, attachment: Attachment) -> SessionClosed | Rejected:
         """Serve and report new public addresses until the session has ended; return why it did."""
@@ -274,7 +265,7 @@ class Agent:
         endpoints = self._in_order(attachment)
         wanted = self._settings.name
         if wanted is not None and not any(e.hostname.startswith(f"{wanted}.") for e in endpoints):
-            command = f"trunnel authorize {self.key.key_id} --name {wanted}"
+            command = f"trunnel authorize {self._key_id} --name {wanted}"
             text = f"the relay has not given this agent the name {wanted}; its operator does so with: {command}"
             self._on_event(Notice(code="name-not-given", text=text))
         self.ready_events = self._events_of(attachment) or self.ready_events
@@ -284,17 +275,25 @@ class Agent:
 
     def _events_of(self, attachment: Attachment) -> tuple[Ready, ...]:
         """Describe every public address, the one to show first."""
-        leaf = None if self._settings.tls_passthrough or self._terminator is None else self._terminator.leaf
+        leaf = self._served.leaf
         return tuple(
             Ready(
                 url=endpoint.url,
                 hostname=endpoint.hostname,
                 port=attachment.welcome.public_port,
-                agent_id=self.key.key_id.value,
+                agent_id=self._key_id.value,
                 transport=attachment.link.transport,
                 data_path="session",
                 certificate=None if leaf is None else str(leaf.path),
                 fingerprint=None if leaf is None else leaf.fingerprint,
+                relay=self.relay,
             )
             for endpoint in self._in_order(attachment)
         )
+
+
+def _hint(ended: Ended) -> float | None:
+    """Return how long the relay asks us to wait, in seconds."""
+    if not isinstance(ended, Rejected):
+        return None
+    return max(ended.retry_after or 0.0, limits.REPLACED_WAIT if ended.code is RejectCode.REPLACED else 0.0)

@@ -31,6 +31,7 @@ from trunnel.identity.keys import IdentityKey, id_of, link_certificate
 from trunnel.names import KeyId
 from trunnel.relay.admission import Admission, AdmissionLimits
 from trunnel.relay.agents import AgentDoor
+from trunnel.relay.attached import AttachedAgents
 from trunnel.relay.authorized import AuthorizedAgents, load_authorized
 from trunnel.relay.authorized_watch import watch_authorized
 from trunnel.relay.ingress import ALL_ROLES, Arrival, Entrance, Role, serve
@@ -39,7 +40,7 @@ from trunnel.relay.visitors import VisitorDoor
 from trunnel.settings import limits
 from trunnel.settings.relay import RelaySettings
 from trunnel.streams.listen import HostPort, open_listeners
-from trunnel.transports.alpn import LINK_ALPN_H2
+from trunnel.transports.alpn import LINK_ALPN_H2, LINK_ALPN_YAMUX
 from trunnel.wire import control
 from trunnel.wire.clienthello import ClientHello
 from trunnel.wire.proxyprotocol import Address
@@ -171,12 +172,12 @@ def _link_identity(settings: RelaySettings) -> tuple[KeyId, SSL.Context]:
     """Return the relay's id and the TLS context for agents."""
     if settings.tls_cert is not None:
         key, chain = _load_pem(settings)
-        return id_of(chain[0]), link_server_context(key, chain, alpn=[LINK_ALPN_H2])
+        return id_of(chain[0]), link_server_context(key, chain, alpn=[LINK_ALPN_H2, LINK_ALPN_YAMUX])
     identity = IdentityKey.load_or_create(settings.key_path)
     names = [suffix.value for suffix in settings.domain_suffixes]
     names += [address for address in settings.bind_addrs if address not in ("0.0.0.0", "::")]  # noqa: S104
     certificate = link_certificate(identity, now=utc_now(), names=names)
-    return identity.key_id, link_server_context(identity, [certificate], alpn=[LINK_ALPN_H2])
+    return identity.key_id, link_server_context(identity, [certificate], alpn=[LINK_ALPN_H2, LINK_ALPN_YAMUX])
 
 
 async def serve_relay(
@@ -228,23 +229,23 @@ async def _serve(
             visitors_total=settings.visitors_total,
         )
     )
-    agents = AgentDoor(
-        sessions,
-        admission,
-        settings,
-        relay_id=bound.relay_id,
-        context=context,
-        public_port=settings.public_port or bound.visitors_port,
-        on_event=on_event,
-    )
-    doors = _Doors(agents, on_event)
-    doors.visitors = VisitorDoor(sessions, admission, settings, on_event=on_event, refused=doors.refused)
-
-    def reauthorize(authorized: AuthorizedAgents) -> None:
-        for session in sessions.reauthorize(authorized):
-            agents.announce(session)
-
     async with trio.open_nursery() as nursery:
+        attached = AttachedAgents(
+            sessions,
+            settings,
+            relay_id=bound.relay_id,
+            public_port=settings.public_port or bound.visitors_port,
+            nursery=nursery,
+            on_event=on_event,
+        )
+        agents = AgentDoor(attached, admission, settings, relay_id=bound.relay_id, context=context, on_event=on_event)
+        doors = _Doors(agents, on_event)
+        doors.visitors = VisitorDoor(sessions, admission, settings, on_event=on_event, refused=doors.refused)
+
+        def reauthorize(authorized: AuthorizedAgents) -> None:
+            for session in sessions.reauthorize(authorized):
+                attached.announce(session)
+
         if settings.authorized_agents is not None:
             nursery.start_soon(watch_authorized, settings.authorized_agents, sessions.authorized, reauthorize)
 
@@ -268,7 +269,7 @@ async def _drain(bound: BoundRelay, agents: AgentDoor, sessions: Sessions, grace
     logger.info("draining", extra={"reason": bound.drain_reason, "sessions": len(sessions)})
     told = control.Drain(min(grace, limits.CONTROL_SECONDS_MAX), control.printable(bound.drain_reason))
     for session in sessions.all():
-        session.channel.post(told)
+        session.post(told)
         session.retire(Farewell(reason="the relay stopped", grace=grace))
     with trio.move_on_after(grace + limits.RETIRE_GRACE / 2):
         await sessions.wait_empty()

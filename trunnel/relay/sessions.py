@@ -6,7 +6,9 @@ is never without an owner in between and never has two.
 
 Rules for a key that connects again (CONS-02):
 
-- the same instance (it reconnected before we noticed): the old session ends;
+- the same instance, naming its session: one carrier more, or the next one of
+  a session that has lost its last (`joined`);
+- the same instance without (it has forgotten the session): the old one ends;
 - another instance, and both share: both serve, least loaded first;
 - another instance otherwise: the older one is told `replaced` and by whom, and
   waits at least a minute; the newer one serves.
@@ -14,6 +16,7 @@ Rules for a key that connects again (CONS-02):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
@@ -27,6 +30,7 @@ from trunnel.relay.routing import Conflict, RouteTable
 from trunnel.settings import limits
 from trunnel.transports.base import Session
 from trunnel.transports.control_stream import ControlStream
+from trunnel.transports.pool import PooledSession
 from trunnel.wire import control
 
 
@@ -45,20 +49,14 @@ class Farewell:
 
 @final
 class AgentSession:
-    """One attached agent."""
+    """One attached agent: a session with its carriers."""
 
-    def __init__(
-        self,
-        *,
-        session_id: str,
-        link: Session,
-        channel: ControlStream,
-        hello: control.Hello,
-        nursery: trio.Nursery,
-    ) -> None:
+    def __init__(self, *, session_id: str, link: PooledSession, hello: control.Hello, nursery: trio.Nursery) -> None:
         self.session_id = session_id
         self.link = link
-        self.channel = channel
+        """The carriers as one; visitors' streams are opened on it."""
+        self.channels: dict[Session, ControlStream] = {}
+        """The control stream of each carrier that lives, oldest first."""
         self.hello = hello
         self.nursery = nursery
         """The session's: every visitor's task lives in it."""
@@ -71,10 +69,13 @@ class AgentSession:
         self.retired = trio.Event()
         self.winding_up = trio.CancelScope()
         """Bounds how long visitors may go on once the session is retired."""
-        self.has_spoken = trio.Event()
-        """Set when the last control message has been sent."""
         self._idle = trio.Event()
         self._idle.set()
+
+    @property
+    def load(self) -> float:
+        """How busy it is; without a carrier, busier than any that has one."""
+        return self.visitors if self.link.carriers else math.inf
 
     def enter(self) -> None:
         """Count a visitor's stream."""
@@ -92,6 +93,16 @@ class AgentSession:
         """Wait until no visitor's stream is open."""
         while self.visitors:
             await self._idle.wait()
+
+    def post(self, message: control.Message) -> None:
+        """Tell the agent *message*, on the newest carrier; without one it is lost, and a welcome follows."""
+        for channel in list(self.channels.values())[-1:]:
+            channel.post(message)
+
+    def let_go(self, reason: str) -> None:
+        """End every carrier: the agent has lost them."""
+        for carrier in tuple(self.link.carriers):
+            carrier.abort(reason)
 
     def retire(self, farewell: Farewell) -> None:
         """End soon: the shortest grace counts, and the first reason, unless a refusal follows a peaceful one."""
@@ -112,7 +123,7 @@ class Sessions:
         self._sessions: dict[KeyId, list[AgentSession]] = {}
         self._count = 0
         self._gone = trio.Event()
-        self.routes: RouteTable[AgentSession] = RouteTable(lambda session: session.visitors)
+        self.routes: RouteTable[AgentSession] = RouteTable(lambda session: session.load)
         self.authorized = AuthorizedAgents()
         """The list in force; changed through `reauthorize`."""
 
@@ -131,12 +142,15 @@ class Sessions:
         return entry
 
     def refusal(self, key_id: KeyId, hello: control.Hello) -> control.Rejected | None:
-        """Return why an agent may not attach, or None if it may.  One that replaces another needs no room."""
+        """Return why an agent or one more carrier may not attach, or None.  One that replaces another needs no room."""
         if self.entry(key_id) is None:
             return control.Rejected(
                 RejectCode.UNAUTHORIZED,
                 f"this relay does not know the key; its operator lets it in with: trunnel authorize {key_id}",
             )
+        joined = self.joined(key_id, hello)
+        if joined is not None:
+            return _refusal_to_join(joined)
         group = self._sessions.get(key_id, [])
         if len(group) >= limits.SHARES_PER_KEY:
             reason = f"{len(group)} agents share this key already"
@@ -154,6 +168,13 @@ class Sessions:
         labels = (entry.key_id.value, *entry.names)
         names = tuple(suffix.under(str(label)) for suffix in self._suffixes for label in labels)
         return names[: limits.CONTROL_ENDPOINTS_MAX]
+
+    def joined(self, key_id: KeyId, hello: control.Hello) -> AgentSession | None:
+        """Return the session that *hello* joins with one more carrier, or None if it asks for a new one."""
+        for session in self._sessions.get(key_id, []):
+            if session.session_id == hello.session and session.hello.instance == hello.instance:
+                return session
+        return None
 
     def attach(self, session: AgentSession) -> None:
         """Take a welcomed agent in, and retire those that it replaces."""
@@ -214,6 +235,15 @@ class Sessions:
 
 
 _REVOKED = control.Rejected(RejectCode.REVOKED, "the relay's operator took this key off the list")
+
+
+def _refusal_to_join(session: AgentSession) -> control.Rejected | None:
+    """Return why a session takes no more carriers, or None if it does."""
+    if session.farewell is not None:
+        return control.Rejected(RejectCode.DRAINING, "the session is ending", limits.BACKOFF_BASE)
+    if (count := len(session.link.carriers)) < limits.CARRIERS_PER_SESSION:
+        return None
+    return control.Rejected(RejectCode.OVERLOADED, f"the session has {count} carriers already", limits.BACKOFF_CAP)
 
 
 def _serve_beside(older: control.Hello, newer: control.Hello) -> bool:

@@ -30,6 +30,7 @@ from trunnel.settings.relay import RelaySettings
 from trunnel.streams.abort import abort_stream
 from trunnel.streams.copy import CopyLimits, Counter, End, copy_streams
 from trunnel.streams.sockets import abort_socket
+from trunnel.transports.base import Stream
 from trunnel.wire.alert import AlertDescription, plaintext_alert
 from trunnel.wire.clienthello import ClientHello
 from trunnel.wire.proxyprotocol import Address, StreamKind, visitor_preface
@@ -39,6 +40,33 @@ logger = logging.getLogger(__name__)
 _UNKNOWN = plaintext_alert(AlertDescription.UNRECOGNIZED_NAME)
 _UNAVAILABLE = plaintext_alert(AlertDescription.INTERNAL_ERROR)
 _DATA_PATH = "session"
+
+
+async def open_visit(session: AgentSession, opening: bytes, *, timeout: float) -> Stream:  # noqa: ASYNC109 - the agent's
+    """Open a visitor's stream in *session* and send its *opening*, preface first.
+
+    Args:
+        session: Where the visitor's name led.
+        opening: What is sent at once.
+        timeout: Seconds for all of it; without a carrier only `CARRIER_WAIT`.
+
+    Raises:
+        SessionClosed, trio.BrokenResourceError: The session, or the carrier that had the stream, is lost.
+        trio.TooSlowError: No carrier came, or took the opening, in time.
+
+    Cancellation: the stream was reset.
+    """
+    with trio.fail_after(limits.CARRIER_WAIT):
+        while not session.link.carriers and session.link.closed is None:
+            await session.link.wait_carriers_changed()
+    with trio.fail_after(timeout):
+        stream = await session.link.open_stream()
+        try:
+            await stream.send_all(opening)
+        except BaseException:
+            abort_stream(stream, ErrorCode.CANCEL)
+            raise
+    return stream
 
 
 @final
@@ -144,13 +172,7 @@ class VisitorDoor:
         opened = trio.current_time()
         copy_limits = self._challenge_limits if challenge else self._visitor_limits
         try:
-            with trio.fail_after(copy_limits.first_byte):
-                stream = await session.link.open_stream()
-                try:
-                    await stream.send_all(preface + raw)
-                except BaseException:
-                    abort_stream(stream, ErrorCode.CANCEL)
-                    raise
+            stream = await open_visit(session, preface + raw, timeout=copy_limits.first_byte)
         except (SessionClosed, trio.BrokenResourceError, trio.TooSlowError):
             self._refused(arrival, "agent-lost")
             await bid_farewell(arrival.stream, _UNAVAILABLE)

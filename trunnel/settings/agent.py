@@ -12,6 +12,7 @@ from trunnel.errors import ConfigError
 from trunnel.names import Hostname, KeyId, ServerAddress
 from trunnel.settings import limits
 from trunnel.settings.problems import raise_together
+from trunnel.settings.via import ViaAddress
 
 LOOPBACK_RELAY = ServerAddress("localhost", 4433)
 """Where `trunnel serve` without options listens for agents."""
@@ -22,7 +23,9 @@ class TransportChoice(StrEnum):
     """`--transport`: the carrier to use."""
 
     AUTO = "auto"
+    QUIC = "quic"
     H2 = "h2"
+    YAMUX = "yamux"
 
 
 @final
@@ -47,8 +50,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     state_dir: Path
     """Folder of keys, leaf certificates and known relays, mode 0700."""
-    server: ServerAddress | None = None
-    """The relay; None is the one on loopback, looked for during 3 s."""
+    servers: tuple[ServerAddress, ...] = ()
+    """The relays, each with a supervisor of its own; none means the one on loopback, looked for during 3 s."""
     name: str | None = None
     """A label that the authorised file gives this agent; picks `NAME.<suffix>` as the address shown."""
     key_name: str = "default"
@@ -69,6 +72,10 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Never trust on first use."""
     transport: TransportChoice = TransportChoice.AUTO
     """The carrier."""
+    pool_size: int = limits.POOL_SIZE
+    """TCP connections of one session at most; one is held, more come with the visitors."""
+    vias: dict[ServerAddress, ViaAddress] = {}
+    """The HTTP CONNECT or SOCKS5 server through which a relay is reached; no QUIC then."""
     data: DataChoice = DataChoice.AUTO
     """The road of visitors' bytes."""
     share: bool = False
@@ -97,6 +104,10 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             problems.append(ConfigError("agent.relay_pin", "choose: a pin (relay_pin) or a CA (relay_ca)"))
         if self.relay_tofu and self.relay_strict:
             problems.append(ConfigError("agent.relay_tofu", "relay_tofu and relay_strict contradict each other"))
+        if self.vias and self.transport is TransportChoice.QUIC:
+            problems.append(ConfigError("agent.via", "QUIC does not go through it: choose another transport"))
+        if len(set(self.servers)) != len(self.servers):
+            problems.append(ConfigError("agent.server", "the same relay is named twice"))
         if not self.alpn:
             problems.append(ConfigError("agent.alpn", "at least one protocol is needed, for example http/1.1"))
         raise_together(problems)
@@ -107,6 +118,6 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return self.key_file or self.state_dir / f"{self.key_name}.key"
 
     @property
-    def relay_address(self) -> ServerAddress:
-        """The relay to dial."""
-        return self.server or LOOPBACK_RELAY
+    def relay_addresses(self) -> tuple[ServerAddress, ...]:
+        """The relays to dial."""
+        return self.servers or (LOOPBACK_RELAY,)

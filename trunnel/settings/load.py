@@ -27,12 +27,13 @@ import msgspec
 from trunnel.errors import ConfigError, InvalidName
 from trunnel.names import Hostname, ServerAddress, Target
 from trunnel.settings import limits, options
-from trunnel.settings.agent import AgentSettings, TransportChoice
+from trunnel.settings.agent import LOOPBACK_RELAY, AgentSettings, TransportChoice
 from trunnel.settings.options import Flag, Option, Shape
 from trunnel.settings.output import OutputSettings
 from trunnel.settings.paths import Program, config_candidates, default_state_dir
 from trunnel.settings.problems import raise_together
 from trunnel.settings.relay import PUBLIC, RelaySettings
+from trunnel.settings.via import ViaAddress, via_from_environment
 
 PUBLIC_PORT: Final = 443
 """The port of a relay that is told its domain."""
@@ -148,8 +149,15 @@ class _Layers:
 
     def _from_environment(self, option: Option) -> _Given | None:
         value = self.environ.get(option.variable, "")
+        if not value.strip() and self.environ.get(option.file_variable):
+            return self._from_secret_file(option, Path(self.environ[option.file_variable]).expanduser())
         texts = _split(option, (value,)) if value.strip() else ()
         return _Given(option=option, texts=texts, source=option.variable) if texts else None
+
+    def _from_secret_file(self, option: Option, path: Path) -> _Given | None:
+        """Read the value of a secret from the first line of a file."""
+        lines = read_config(path).decode("utf-8", "replace").splitlines()
+        return _Given(option=option, texts=(lines[0].strip(),), source=option.file_variable) if lines else None
 
     def _from_table(self, option: Option) -> _Given | None:
         if option.key not in self.table:
@@ -286,21 +294,29 @@ def load_agent(flags: Mapping[str, Flag]) -> AgentConfig:
     """
     layers = _Layers(Program.AGENT, (*options.AGENT_OPTIONS, *options.OUTPUT_OPTIONS), flags)
     parsed = layers.parse(tuple(layers.known.values()))
-    servers = cast("tuple[ServerAddress, ...]", parsed.get("server", ()))
-    if len(servers) > 1:
-        layers.problems.append(ConfigError("agent.server", f"one relay at a time for now, not {len(servers)}"))
     raise_together(layers.problems)
     fields = _fields(options.AGENT_OPTIONS, parsed)
-    if servers:
-        fields["server"] = servers[0]
     if parsed.get("force-h2"):
         fields["transport"] = TransportChoice.H2
+    fields["vias"] = _vias(
+        cast("tuple[ServerAddress, ...]", fields.get("servers", (LOOPBACK_RELAY,))),
+        cast("ViaAddress | None", parsed.get("via")),
+        layers.environ,
+    )
     return AgentConfig(
         settings=msgspec.structs.replace(AgentSettings(state_dir=layers.state_dir(parsed)), **fields),
         target=cast("Target | None", parsed.get("local")),
         output=_output(parsed),
         warnings=layers.warnings(),
     )
+
+
+def _vias(
+    servers: Sequence[ServerAddress], asked: ViaAddress | None, environ: Mapping[str, str]
+) -> dict[ServerAddress, ViaAddress]:
+    """Return the way to each relay that is not to be reached directly."""
+    found = {server: asked or via_from_environment(environ, server) for server in servers}
+    return {server: via for server, via in found.items() if via is not None}
 
 
 def colour_wanted() -> bool:

@@ -6,7 +6,8 @@ of the settings object that its value goes to; the few options without one are
 worked out in `settings.load` (they are short for others).
 
 A new option is one line here and one field in `settings.relay` or `.agent`.
-None is a secret now, so there is no `..._FILE` form.
+One that is a secret (or may hold one) can also be read from a file that
+`TRUNNEL_<OPTION>_FILE` names: other processes may read an environment.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from trunnel.names import Hostname, KeyId, ServerAddress, Target
 from trunnel.settings import values
 from trunnel.settings.agent import DataChoice, ProxyProtocolVersion, TransportChoice
 from trunnel.settings.output import LogFormat, LogLevel
+from trunnel.settings.via import ViaAddress
 
 ENVIRONMENT_PREFIX: Final = "TRUNNEL_"
 """How the names of our environment variables begin."""
@@ -61,6 +63,8 @@ class Option:
     """The words that are valid, for completion."""
     panel: str = "Options"
     """Group in the help."""
+    secret: bool = False
+    """Whether it may hold a password."""
 
     @property
     def flag(self) -> str:
@@ -76,6 +80,11 @@ class Option:
     def variable(self) -> str:
         """As in the environment."""
         return ENVIRONMENT_PREFIX + self.key.upper()
+
+    @property
+    def file_variable(self) -> str:
+        """The variable that names a file with the value; empty unless it is a secret."""
+        return f"{self.variable}_FILE" if self.secret else ""
 
 
 def _switch(name: str, text: str, *, field: str | None = None, panel: str = "Options") -> Option:
@@ -223,10 +232,11 @@ AGENT_OPTIONS: Final = (
     Option("local", "The same as TARGET.", Target.parse, "TARGET", panel=_ORIGIN),
     Option(
         "server",
-        "The relay; without it, the one on this machine.",
+        "The relay, or several; without it, the one on this machine.",
         ServerAddress.parse,
         "HOST[:PORT]",
         Shape.MANY,
+        field="servers",
         panel="The relay",
     ),
     Option(
@@ -248,6 +258,22 @@ AGENT_OPTIONS: Final = (
     _switch("share", "Let other agents with the same key serve beside this one.", field="share", panel="The relay"),
     _choice("transport", "How the relay is reached.", TransportChoice, panel="The relay"),
     _switch("force-h2", "The same as --transport h2.", panel="The relay"),
+    Option(
+        "pool-size",
+        "TCP connections to a relay at most; they grow with the visitors.",
+        values.parse_pool_size,
+        "N",
+        field="pool_size",
+        panel="The relay",
+    ),
+    Option(
+        "via",
+        "Reach the relay through this server: http://, socks5:// or socks5h://.",
+        ViaAddress.parse,
+        "URL",
+        panel="The relay",
+        secret=True,
+    ),
     _choice("data", "The road of visitors' bytes.", DataChoice, panel="The relay"),
     Option(
         "relay-pin",
@@ -293,5 +319,10 @@ AGENT_OPTIONS: Final = (
 )
 """Options of `trunnel expose`."""
 
-VARIABLES: Final = frozenset(option.variable for option in (CONFIG, *OUTPUT_OPTIONS, *RELAY_OPTIONS, *AGENT_OPTIONS))
+VARIABLES: Final = frozenset(
+    name
+    for option in (CONFIG, *OUTPUT_OPTIONS, *RELAY_OPTIONS, *AGENT_OPTIONS)
+    for name in (option.variable, option.file_variable)
+    if name
+)
 """Every environment variable that means something to one of the programs."""

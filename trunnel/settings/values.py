@@ -58,6 +58,14 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
+def parse_pool_size(text: str) -> int:
+    """Parse a number of connections, 1 to `limits.POOL_SIZE_MAX`."""
+    count = parse_count(text)
+    if count > limits.POOL_SIZE_MAX:
+        raise InvalidName(f"{text!r} is more than the {limits.POOL_SIZE_MAX} connections that one session may have")
+    return count
+
+
 def parse_window(text: str) -> int:
     """Parse the size of a stream's receive window; returns bytes, 64 KiB to 16 MiB."""
     found = _SIZE.fullmatch(text.strip().lower())

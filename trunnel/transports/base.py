@@ -166,6 +166,11 @@ class Session(ABC):
         than `SUSPECT_AFTER` gets no new streams while another one answers.
         """
 
+    async def migrate(self) -> bool:
+        """Go on from another local address, because the network has changed; return whether the transport can."""
+        await trio.lowlevel.checkpoint()
+        return False
+
     @abstractmethod
     def statistics(self) -> SessionStatistics:
         """Return a snapshot of the counters."""

@@ -16,7 +16,8 @@ import trio
 from trunnel.errors import ErrorCode, RemoteProtocolError, SessionClosed
 from trunnel.settings import limits
 from trunnel.transports.base import Session, Stream
-from trunnel.wire.control import ControlDecoder, Message, Phase, advance_untrusted, encode
+from trunnel.wire.control import Message, Phase, advance_untrusted
+from trunnel.wire.control_codec import ControlDecoder, encode
 
 
 @final

@@ -20,7 +20,6 @@ A closed stream leaves `streams` at once.
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Final, final
 
 from trunnel.errors import ErrorCode, LocalProtocolError
@@ -29,6 +28,9 @@ from trunnel.transports import h2_frames as frames
 from trunnel.transports.h2_frames import FrameType, FrameWriter, Setting
 from trunnel.wire.credit import CreditBudget, ReceiveWindow
 from trunnel.wire.flood import FloodGuard
+from trunnel.wire.muxevents import Role
+
+__all__ = ["CREDIT_STEP", "DEFAULT_FRAME", "DEFAULT_WINDOW", "H2Connection", "Role", "StreamState"]
 
 DEFAULT_WINDOW: Final = 65_535
 """Initial windows of RFC 9113 §6.9.2."""
@@ -38,22 +40,13 @@ CREDIT_STEP: Final = limits.SESSION_CREDIT // 16
 """Bytes of connection credit that are returned at once.  Less than what `SESSION_PRESSURE` leaves free: else
 stalled streams could hold so much that the others' credit never adds up to an update, and all stand still."""
 REQUEST_PATH: Final = b"/trunnel"
+_PING: Final = b"trunnel\0"
 _RESPONSE_BLOCK: Final = b"\x88"  # :status 200, static table entry 8 (RFC 7541 appendix A)
 _METHOD_POST: Final = b"\x83"  # static table entry 3
 _SCHEME_HTTPS: Final = b"\x87"  # static table entry 7
 _PATH_INDEX: Final = 4
 _AUTHORITY_INDEX: Final = 1
 _LITERAL_MAX: Final = 126  # one length byte without Huffman (RFC 7541 §5.2)
-
-
-@final
-class Role(Enum):
-    """Which end of HTTP/2 we are."""
-
-    CLIENT = "client"
-    """The relay: opens streams."""
-    SERVER = "server"
-    """The agent: accepts them."""
 
 
 @final
@@ -302,6 +295,10 @@ class H2Connection:
             self._returned = 0
 
     # --- the connection ---------------------------------------------------------------------------
+
+    def ping(self) -> None:
+        """Queue a PING."""
+        self.output.frame(FrameType.PING, 0, 0, _PING)
 
     def go_away(self, code: ErrorCode, reason: str = "") -> None:
         """Queue a GOAWAY: open streams go on, new ones of the peer are refused."""

@@ -19,11 +19,11 @@ import hpack
 
 from trunnel.errors import ErrorCode, RemoteProtocolError
 from trunnel.settings import limits
-from trunnel.transports import h2_events as events
 from trunnel.transports import h2_frames as frames
 from trunnel.transports.h2_connection import H2Connection, Role, StreamState
-from trunnel.transports.h2_events import H2Event
 from trunnel.transports.h2_frames import FrameHeader, FrameReader, FrameType, Piece, Setting
+from trunnel.wire import muxevents as events
+from trunnel.wire.muxevents import MuxEvent
 
 _FRAME_SIZES: Final = range(16_384, 2**24)
 """Legal values of SETTINGS_MAX_FRAME_SIZE (RFC 9113 §6.5.2)."""
@@ -45,7 +45,7 @@ class H2Receiver:
         self._block = bytearray()
         self._block_header: FrameHeader | None = None  # HEADERS that CONTINUATION continues
         self._continuations = 0
-        self._events: list[H2Event] = []
+        self._events: list[MuxEvent] = []
         self._now = 0.0
         self._dispatch = {
             FrameType.HEADERS: self._on_headers,
@@ -59,7 +59,7 @@ class H2Receiver:
             FrameType.CONTINUATION: self._on_continuation,
         }
 
-    def feed_untrusted(self, chunk: bytes, *, now: float) -> list[H2Event]:
+    def feed_untrusted(self, chunk: bytes, *, now: float) -> list[MuxEvent]:
         """Parse *chunk* and return what happened, in order.
 
         Args:

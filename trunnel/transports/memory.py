@@ -251,6 +251,11 @@ class MemorySession(Session):
         """Now: a peer in the same process is always alive."""
         return trio.current_time()
 
+    @property
+    def unanswered_since(self) -> float | None:
+        """None: nobody needs to ask."""
+        return None
+
     def join(self, far: MemorySession) -> None:
         """Connect the two ends; called once."""
         self._far = far

@@ -1,10 +1,8 @@
 """Control messages: what agent and relay say to each other on a session's first stream.
 
-A message is a 32-bit big-endian length and so many bytes of JSON (RFC 8259);
-`kind` names it.  Normative text and test vectors: PROTOCOL.md.  What holds here:
+A message is a JSON object (RFC 8259) that `kind` names; its framing is in
+`control_codec`.  Normative text and test vectors: PROTOCOL.md.  What holds here:
 
-* The length is judged before a byte of the body is kept: 1 to
-  `CONTROL_MESSAGE_MAX`.  What is kept is never more than one message.
 * Unknown fields are ignored (that is how minor changes are made); an unknown
   kind is refused (what cannot be ignored needs a new version).  Of a field
   that comes twice the last one counts.
@@ -18,7 +16,6 @@ A message is a 32-bit big-endian length and so many bytes of JSON (RFC 8259);
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Final, final
@@ -26,12 +23,11 @@ from typing import Annotated, Final, final
 import msgspec
 
 from trunnel import errors
-from trunnel.errors import LocalProtocolError, RejectCode, RemoteProtocolError
+from trunnel.errors import RejectCode, RemoteProtocolError
 from trunnel.names import PORT_MAX, Hostname, KeyId
 from trunnel.settings.limits import (
     CONTROL_ENDPOINTS_MAX,
     CONTROL_LIST_MAX,
-    CONTROL_MESSAGE_MAX,
     CONTROL_SECONDS_MAX,
     CONTROL_SECONDS_MIN,
     CONTROL_TEXT_MAX,
@@ -43,8 +39,6 @@ PROTOCOL_VERSION: Final = 1
 """The version that this code speaks."""
 VERSIONS: Final = (PROTOCOL_VERSION,)
 """Every version that it can speak."""
-LENGTH: Final = struct.Struct("!I")
-"""Ahead of each message."""
 
 _VERSION_MAX: Final = 255
 _COUNT_MAX: Final = 2**53 - 1
@@ -131,6 +125,10 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", tag_field="k
     """The label of which the agent would like to show the address."""
     where: Text = ""
     """Host name of the agent's machine, for messages to people."""
+    session: Name | None = None
+    """The session of this instance that the carrier is to join; a new one if the relay has it no longer."""
+    alone: bool = False
+    """Whether every other carrier of that session is lost to the agent; the relay lets go of them, too."""
 
     def __post_init__(self) -> None:
         _check_text(self.agent, self.where)
@@ -216,6 +214,27 @@ class Drain(msgspec.Struct, frozen=True, tag="drain", tag_field="kind"):
 
 
 @final
+class Probe(msgspec.Struct, frozen=True, tag="probe", tag_field="kind"):
+    """The agent's: send a canary stream the way that visitors' streams go."""
+
+    id: PingId
+    """Comes back in the answer."""
+
+
+@final
+class Probed(msgspec.Struct, frozen=True, tag="probed", tag_field="kind"):
+    """The relay's answer to a probe, once the canary stream has come back or failed."""
+
+    id: PingId
+    """The probe's."""
+    failure: Text = ""
+    """Why no visitor could be served now; empty if one could."""
+
+    def __post_init__(self) -> None:
+        _check_text(self.failure)
+
+
+@final
 class Endpoints(msgspec.Struct, frozen=True, tag="endpoints", tag_field="kind"):
     """The agent's public addresses have changed; the list replaces the one before."""
 
@@ -223,7 +242,7 @@ class Endpoints(msgspec.Struct, frozen=True, tag="endpoints", tag_field="kind"):
     """All of them, the one to show first."""
 
 
-Message = Hello | Welcome | Rejected | Ping | Pong | Drain | Endpoints
+Message = Hello | Welcome | Rejected | Ping | Pong | Probe | Probed | Drain | Endpoints
 """Everything that is said on a control stream."""
 
 
@@ -250,16 +269,23 @@ TRANSITIONS: Final[Mapping[tuple[Phase, type[Message]], Phase]] = {
     (Phase.EXPECT_HELLO, Hello): Phase.RELAY_OPEN,
     (Phase.RELAY_OPEN, Ping): Phase.RELAY_OPEN,
     (Phase.RELAY_OPEN, Pong): Phase.RELAY_OPEN,
+    (Phase.RELAY_OPEN, Probe): Phase.RELAY_OPEN,
     (Phase.RELAY_OPEN, Drain): Phase.RELAY_OPEN,
     (Phase.EXPECT_ANSWER, Welcome): Phase.AGENT_OPEN,
     (Phase.EXPECT_ANSWER, Rejected): Phase.ENDED,
     (Phase.AGENT_OPEN, Ping): Phase.AGENT_OPEN,
     (Phase.AGENT_OPEN, Pong): Phase.AGENT_OPEN,
+    (Phase.AGENT_OPEN, Probed): Phase.AGENT_OPEN,
     (Phase.AGENT_OPEN, Drain): Phase.AGENT_OPEN,
     (Phase.AGENT_OPEN, Endpoints): Phase.AGENT_OPEN,
     (Phase.AGENT_OPEN, Rejected): Phase.ENDED,
 }
 """What may be received when, and what it leads to; everything else is refused."""
+
+
+def kind_of(message: Message) -> str:
+    """Return the word that names *message* on the wire."""
+    return str(message.__struct_config__.tag)
 
 
 def advance_untrusted(phase: Phase, message: Message) -> Phase:
@@ -270,7 +296,7 @@ def advance_untrusted(phase: Phase, message: Message) -> Phase:
     """
     following = TRANSITIONS.get((phase, type(message)))
     if following is None:
-        raise RemoteProtocolError(f"control: {_kind(message)} in phase {phase}")
+        raise RemoteProtocolError(f"control: {kind_of(message)} in phase {phase}")
     return following
 
 
@@ -286,100 +312,3 @@ def printable(text: str) -> str:
     """
     cut = text if len(text) <= CONTROL_TEXT_MAX else text[: CONTROL_TEXT_MAX - 1] + "…"
     return "".join(character if character.isprintable() else _UNPRINTABLE for character in cut)
-
-
-# --- codec ------------------------------------------------------------------------------------
-
-_DECODER: Final[msgspec.json.Decoder[Message]] = msgspec.json.Decoder(Message)
-_ENCODER: Final = msgspec.json.Encoder()
-
-
-def _kind(message: Message) -> str:
-    return str(message.__struct_config__.tag)
-
-
-def encode(message: Message) -> bytes:
-    """Return *message* with its length ahead.
-
-    Raises:
-        LocalProtocolError: The peer would have to refuse it.
-    """
-    body = _ENCODER.encode(message)
-    if len(body) > CONTROL_MESSAGE_MAX:
-        raise LocalProtocolError(f"a {_kind(message)} message of {len(body)} bytes is over {CONTROL_MESSAGE_MAX}")
-    try:
-        _decode_untrusted(body)
-    except RemoteProtocolError as exc:
-        raise LocalProtocolError(f"not a valid {_kind(message)} message: {exc.reason}") from exc
-    return LENGTH.pack(len(body)) + body
-
-
-def _decode_untrusted(body: bytes | bytearray) -> Message:
-    """Decode one message's JSON.
-
-    The text is decoded first: msgspec does not look into the strings of fields
-    that it skips, and all of a message is to be UTF-8.
-    """
-    try:
-        return _DECODER.decode(body.decode())
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise RemoteProtocolError(f"control: {printable(str(exc))}") from exc
-    except RecursionError as exc:
-        raise RemoteProtocolError("control: nested too deeply") from exc
-
-
-def _body_length_untrusted(prefix: bytes | bytearray) -> int:
-    length = int(LENGTH.unpack_from(prefix)[0])
-    if not 0 < length <= CONTROL_MESSAGE_MAX:
-        raise RemoteProtocolError(f"control: a message of {length} bytes, not 1 to {CONTROL_MESSAGE_MAX}")
-    return length
-
-
-@final
-class ControlDecoder:
-    """Takes a control stream's bytes in any pieces and gives its messages."""
-
-    __slots__ = ("_buffer", "_failure", "_target")
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._target = LENGTH.size
-        self._failure: RemoteProtocolError | None = None
-
-    @property
-    def pending(self) -> int:
-        """Bytes held of a message that is not whole; a stream that ends with any was cut."""
-        return len(self._buffer)
-
-    def feed_untrusted(self, chunk: bytes | bytearray | memoryview) -> list[Message]:
-        """Take the next bytes and return the messages that they complete.
-
-        Raises:
-            RemoteProtocolError: The stream breaks a rule of this file: messages
-                before that in the same chunk are lost with it, and every later
-                call raises again.
-        """
-        if self._failure is not None:
-            raise self._failure
-        try:
-            return self._feed_untrusted(memoryview(chunk))
-        except RemoteProtocolError as exc:
-            self._buffer.clear()
-            self._failure = exc
-            raise
-
-    def _feed_untrusted(self, rest: memoryview) -> list[Message]:
-        messages: list[Message] = []
-        while rest:
-            missing = self._target - len(self._buffer)
-            self._buffer += rest[:missing]
-            rest = rest[missing:]
-            if len(self._buffer) < self._target:
-                break
-            if self._target == LENGTH.size:
-                self._target += _body_length_untrusted(self._buffer)
-            else:
-                messages.append(_decode_untrusted(self._buffer[LENGTH.size :]))
-                self._buffer.clear()
-                self._target = LENGTH.size
-        return messages

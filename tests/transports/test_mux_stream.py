@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from tests.transports.conformance import open_pair, read_all
-from tests.transports.h2_pairs import h2_pair
+from tests.transports.h2_pairs import h2_of, h2_pair
 from trunnel.errors import ErrorCode, StreamReset
 from trunnel.settings import limits
 from trunnel.transports.base import Stream
@@ -109,7 +109,7 @@ async def test_unread_bytes_give_their_credit_back(how: str) -> None:
                 await far.aclose()
             await trio.testing.wait_all_tasks_blocked()
             near.reset()
-        assert agent.h2.receive_left + agent.h2._returned == limits.SESSION_CREDIT
+        assert h2_of(agent).receive_left + h2_of(agent)._returned == limits.SESSION_CREDIT
         assert agent.statistics().unread == 0
 
 

@@ -1,4 +1,4 @@
-"""One stream of an HTTP/2 carrier, as upper layers see it.
+"""One stream of a multiplexer, as upper layers see it.
 
 The stream never touches the carrier.  To send, it offers its bytes to the
 session's writer and waits until the writer has taken all of them; to receive,
@@ -15,19 +15,19 @@ import trio
 from trunnel.errors import ErrorCode, StreamReset
 from trunnel.streams.conflict import ConflictDetector
 from trunnel.transports.base import Stream
-from trunnel.transports.h2_connection import H2Connection
 from trunnel.transports.inbox import Inbox
+from trunnel.transports.mux_connection import MuxConnection
 
 
 class StreamOwner(Protocol):
     """What a stream asks of its session."""
 
     @property
-    def h2(self) -> H2Connection:
+    def connection(self) -> MuxConnection:
         """The connection's state."""
         ...
 
-    def offer(self, stream: H2Stream) -> None:
+    def offer(self, stream: MuxStream) -> None:
         """Let the writer take the stream's pending bytes."""
         ...
 
@@ -35,14 +35,18 @@ class StreamOwner(Protocol):
         """Let the writer look for frames."""
         ...
 
-    def forget(self, stream: H2Stream) -> None:
+    def forget(self, stream: MuxStream) -> None:
         """Drop a stream that has ended both ways."""
+        ...
+
+    def made_room(self) -> None:
+        """Let another stream be opened."""
         ...
 
 
 @final
-class H2Stream(Stream):
-    """A bidirectional stream inside an HTTP/2 connection."""
+class MuxStream(Stream):
+    """A bidirectional stream inside a multiplexer's connection."""
 
     __slots__ = (
         "_closed",
@@ -73,7 +77,7 @@ class H2Stream(Stream):
 
     @property
     def stream_id(self) -> int:
-        """The HTTP/2 stream identifier."""
+        """The stream's identifier in its connection."""
         return self._stream_id
 
     @property
@@ -89,7 +93,7 @@ class H2Stream(Stream):
     # --- sending ------------------------------------------------------------------------------------
 
     def _check_sendable(self) -> None:
-        state = self._owner.h2.streams.get(self._stream_id)
+        state = self._owner.connection.streams.get(self._stream_id)
         if self._closed or (state is not None and state.we_ended):
             raise trio.ClosedResourceError("this stream was closed for sending")
         if self._error is not None:
@@ -135,7 +139,7 @@ class H2Stream(Stream):
         with self._conflict:
             await trio.lowlevel.checkpoint()
             self._check_sendable()
-            while not self._owner.h2.sendable(self._stream_id):
+            while not self._owner.connection.sendable(self._stream_id):
                 self._taken = trio.Event()
                 await self._taken.wait()
                 self._check_sendable()
@@ -145,11 +149,13 @@ class H2Stream(Stream):
         with self._conflict:
             if self._closed:
                 raise trio.ClosedResourceError("this stream was closed")
-            state = self._owner.h2.streams.get(self._stream_id)
+            state = self._owner.connection.streams.get(self._stream_id)
             if state is not None and not state.we_ended:
                 self._check_sendable()
-                self._owner.h2.end(self._stream_id)
+                self._owner.connection.end(self._stream_id)
                 self._owner.wake_writer()
+                if self._stream_id not in self._owner.connection.streams:
+                    self._owner.made_room()
             elif state is None and self._error is not None:
                 raise trio.BrokenResourceError(str(self._error)) from self._error
             await trio.lowlevel.checkpoint()
@@ -168,10 +174,10 @@ class H2Stream(Stream):
         if taken:
             now = trio.current_time()
             self.taken += len(taken)
-            h2 = self._owner.h2
-            before = h2.output.pending
-            h2.consumed(self._stream_id, len(taken), unread=self._inbox.unread, now=now)
-            if h2.output.pending != before:
+            connection = self._owner.connection
+            before = connection.output.pending
+            connection.consumed(self._stream_id, len(taken), unread=self._inbox.unread, now=now)
+            if connection.output.pending != before:
                 self._owner.wake_writer()
         return taken
 
@@ -179,13 +185,13 @@ class H2Stream(Stream):
 
     def reset(self, code: ErrorCode = ErrorCode.CANCEL) -> None:
         """Abort both directions; see `base.Stream`."""
-        h2 = self._owner.h2
-        if not h2.reset(self._stream_id, code) and self._error is None and not self.unread:
+        connection = self._owner.connection
+        if not connection.reset(self._stream_id, code) and self._error is None and not self.unread:
             self._owner.forget(self)  # it has ended both ways
             return
         if self._error is None:
             self._error = StreamReset(code)
-        h2.discard(self._inbox.abandon(self._error))
+        connection.discard(self._inbox.abandon(self._error))
         self._owner.wake_writer()  # also for the credit of what was dropped
         self.notify_taken()
         self._owner.forget(self)
@@ -198,13 +204,13 @@ class H2Stream(Stream):
         """
         if not self._closed:
             self._closed = True
-            h2 = self._owner.h2
+            connection = self._owner.connection
             if self._error is not None or self.pending:
-                h2.reset(self._stream_id, ErrorCode.CANCEL)
+                connection.reset(self._stream_id, ErrorCode.CANCEL)
             else:
-                h2.end(self._stream_id)
-                h2.reset(self._stream_id, ErrorCode.NO_ERROR)  # no effect if the peer has ended too
-            h2.discard(self._inbox.close())
+                connection.end(self._stream_id)
+                connection.reset(self._stream_id, ErrorCode.NO_ERROR)  # no effect if the peer has ended too
+            connection.discard(self._inbox.close())
             self._owner.wake_writer()
             self.notify_taken()
             self._owner.forget(self)
@@ -221,7 +227,7 @@ class H2Stream(Stream):
     def deliver(self, payload: bytes) -> None:
         """Take payload of the peer; if nobody will read it, give its credit back."""
         if self._closed:
-            self._owner.h2.discard(len(payload))
+            self._owner.connection.discard(len(payload))
         else:
             self._inbox.put(payload)
 

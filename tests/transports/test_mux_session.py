@@ -11,7 +11,7 @@ import trio.testing
 
 from tests.transports.conformance import AGENT
 from tests.transports.h2_model import content, frame, headers, rst, u32
-from tests.transports.h2_pairs import h2_pair, raw_pair
+from tests.transports.h2_pairs import h2_of, h2_pair, raw_pair
 from trunnel.errors import ErrorCode, LocalProtocolError, SessionClosed, StreamReset
 from trunnel.settings import limits
 from trunnel.transports import h2_frames as frames
@@ -104,7 +104,7 @@ async def test_a_waiting_opener_and_every_waiting_accepter_learn_of_the_end() ->
 
     async with h2_pair() as (relay, agent):
         await trio.testing.wait_all_tasks_blocked()  # the agent's SETTINGS have come
-        relay.h2.peer_stream_limit = 0
+        h2_of(relay).peer_stream_limit = 0
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(wait, agent.accept_stream)
@@ -140,7 +140,7 @@ async def test_an_opener_waits_for_room_and_our_own_fin_makes_room() -> None:
         near = await relay.open_stream()
         far = await agent.accept_stream()
         await trio.testing.wait_all_tasks_blocked()
-        relay.h2.peer_stream_limit = 1
+        h2_of(relay).peer_stream_limit = 1
         nursery.start_soon(open_one, relay)
         await trio.testing.wait_all_tasks_blocked()
         assert not opened
@@ -159,7 +159,7 @@ async def test_an_agent_opens_no_streams() -> None:
 
 async def test_stream_numbers_that_are_used_up_end_the_session_rather_than_come_again() -> None:
     async with h2_pair() as (relay, _agent):
-        relay.h2._next_id = frames.STREAM_ID_MASK + 2
+        h2_of(relay)._next_id = frames.STREAM_ID_MASK + 2
         with pytest.raises(SessionClosed) as caught:
             await relay.open_stream()
         assert caught.value.retryable

@@ -1,39 +1,35 @@
-"""Keeps one HTTP/2 session alive and in bounds: pings, silence, pressure.
+"""Keeps one multiplexer's session alive and in bounds: pings, silence, pressure.
 
 - Every `HEARTBEAT` a ping, unless one is still unanswered; its answer is the
   round trip that tunes the windows.
 - A peer of which nothing came for `DEAD_AFTER` is gone: the session ends.
-- When the bytes that lie unread take up the session's credit
-  (`SESSION_PRESSURE`), streams whose consumer would need `STALLED_AFTER` or
-  longer for what it has are reset, the fullest first, until the others can
-  move again: a hundred visitors that only sip must not stop everybody else.
+- When the bytes that lie unread take up the session's credit, stalled streams
+  are reset (`pressure`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Final, Protocol, final
+from typing import Protocol, final
 
 import trio
 
 from trunnel.errors import ErrorCode
 from trunnel.settings import limits
-from trunnel.transports.h2_connection import H2Connection
-from trunnel.transports.h2_frames import FrameType
-from trunnel.transports.h2_stream import H2Stream
-
-_PING: Final = b"trunnel\0"
+from trunnel.transports.mux_connection import MuxConnection
+from trunnel.transports.mux_stream import MuxStream
+from trunnel.transports.pressure import stalled_streams
 
 
 class KeptSession(Protocol):
     """What the keeper asks of its session."""
 
     @property
-    def h2(self) -> H2Connection:
+    def connection(self) -> MuxConnection:
         """The connection's state."""
         ...
 
-    def open_streams(self) -> Collection[H2Stream]:
+    def open_streams(self) -> Collection[MuxStream]:
         """Return the streams whose owner has not let go of them."""
         ...
 
@@ -58,10 +54,15 @@ class Keeper:
         self.heard = trio.current_time()
         """When the last bytes of the peer came."""
 
+    @property
+    def unanswered_since(self) -> float | None:
+        """When the ping went out to which nothing at all was heard since, or None."""
+        return None if self._ping_sent is None or self.heard > self._ping_sent else self._ping_sent
+
     def answered(self, now: float) -> None:
         """Take the answer to our ping; one that nobody asked for is ignored."""
         if self._ping_sent is not None:
-            self._session.h2.round_trip = now - self._ping_sent
+            self._session.connection.round_trip = now - self._ping_sent
             self._ping_sent = None
 
     async def run(self) -> None:
@@ -73,7 +74,7 @@ class Keeper:
                 return
             if self._ping_sent is None:
                 self._ping_sent = now
-                self._session.h2.output.frame(FrameType.PING, 0, 0, _PING)
+                self._session.connection.ping()
                 self._session.wake_writer()
             await self._watch_pressure(until=now + limits.HEARTBEAT)
 
@@ -85,20 +86,11 @@ class Keeper:
             await trio.sleep(min(limits.PRESSURE_LOOK, until - trio.current_time()))
             self._relieve(taken)
 
-    def _relieve(self, taken: Mapping[H2Stream, int]) -> None:
+    def _relieve(self, taken: Mapping[MuxStream, int]) -> None:
         """Reset slow streams while unread bytes take up the session's credit.
 
         Args:
             taken: What each stream's consumer had taken `PRESSURE_LOOK` ago; a stream that is new is spared.
         """
-        streams = self._session.open_streams()
-        excess = sum(stream.unread for stream in streams) - limits.SESSION_PRESSURE
-        if excess < 0:
-            return
-        patience = limits.STALLED_AFTER / limits.PRESSURE_LOOK
-        slow = [s for s in streams if s in taken and s.unread > patience * (s.taken - taken[s])]
-        for stream in sorted(slow, key=lambda stream: stream.unread, reverse=True):
-            if excess < 0:
-                return
-            excess -= stream.unread
+        for stream in stalled_streams(self._session.open_streams(), taken):
             stream.reset(ErrorCode.SLOW_CONSUMER)

@@ -1,0 +1,79 @@
+"""Run rows of the lab and print one line each; exit status 1 if one missed its limit, 0 with a reason without root.
+
+Rows that leave the machine idle run side by side, then the busy ones one by one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import trio
+
+from scripts.lab import scenarios_life, scenarios_loss  # noqa: F401 - they register their rows
+from scripts.lab.hosts import absent_programs, sweep
+from scripts.lab.table import ROWS, Case, Row, run_row
+
+SIDE_BY_SIDE = 5
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def wanted(names: Sequence[str], transport: str | None, *, quick: bool) -> list[tuple[Row, Case]]:
+    """Return what to run."""
+    chosen = [ROWS[name] for name in names] if names else [ROWS[name] for name in sorted(ROWS)]
+    roads = [(row, road) for row in chosen for road in (row.quick if quick and not names else row.roads)]
+    return [(row, Case(road, quick)) for row, road in roads if transport in (None, road.label, road.transport)]
+
+
+async def run_rows(cases: Sequence[tuple[Row, Case]], jobs: int) -> bool:
+    """Run them; whether all passed."""
+    verdicts: list[str] = []
+    limiter = trio.CapacityLimiter(jobs)
+
+    async def run_limited(row: Row, case: Case) -> None:
+        async with limiter:
+            verdicts.append(await run_row(row, case))
+
+    async with trio.open_nursery() as nursery:
+        for row, case in cases:
+            if not row.busy:
+                nursery.start_soon(run_limited, row, case)
+    for row, case in cases:
+        if row.busy:
+            verdicts.append(await run_row(row, case))
+    return "FAIL" not in verdicts
+
+
+def main() -> int:
+    """Run the lab; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="make lab", description="Rows of the catalogue about the network.")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="default: all")
+    parser.add_argument("--transport", help="only this one")
+    parser.add_argument("--quick", action="store_true", help="shortened, as in CI")
+    parser.add_argument("--jobs", type=int, default=SIDE_BY_SIDE, help="idle rows at a time")
+    words = parser.parse_args()
+    unknown = [name for name in words.rows if name not in ROWS]
+    if unknown:
+        parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(sorted(ROWS))}")
+    if os.geteuid() != 0:
+        print("lab: skipped: network namespaces need root")
+        return 0
+    if absent := absent_programs():
+        print(f"lab: skipped: not on this machine: {', '.join(absent)} (apt install nftables iproute2 procps conntrack)")
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    sweep()
+    status = INTERRUPTED
+    try:
+        passed = trio.run(run_rows, wanted(words.rows, words.transport, quick=words.quick), words.jobs)
+        status = 0 if passed else 1
+    except* KeyboardInterrupt:
+        print("lab: stopped")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""Rows about packets that are lost, late, out of order, doubled or changed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import trio
+
+from scripts.lab import faults
+from scripts.lab.cable import cable
+from scripts.lab.hosts import RELAY, Network, network
+from scripts.lab.programs import Record, stage
+from scripts.lab.roads import H2_FOUR, H2_ONE, QUIC, YAMUX, YAMUX_ONE
+from scripts.lab.table import Case, Outcome, row
+from scripts.lab.wire import Behaviour
+
+MEGABYTE = 1_000_000
+WINDOW = 1 << 20
+"""Bytes of receive window in NET-02: 5.2 MB/s at 200 ms, which the wire and every transport can carry."""
+LINE = 200e6
+"""Bit/s of the goodput rows."""
+BARE_PORT = 5001
+
+
+def shown(moved: Record) -> str:
+    """Return how a stream ended."""
+    ending = moved.get("error") or ("exact" if moved["exact"] else "NOT EXACT")
+    return f"{ending} in {moved['seconds']:.1f} s"
+
+
+@row("NET-01", limit="10 MB complete at 1 and 5 % loss; at 20 % complete or end with an error ≤ 60 s", busy=True)
+async def lost_packets(case: Case) -> Outcome:
+    """Lose 1, 5, 20 % of packets both ways."""
+    size = int(case.either(10 * MEGABYTE, MEGABYTE))
+    figures: list[str] = []
+    good = True
+    async with network() as net, stage(net) as scene:
+        agent = await scene.agent(case.road)
+        for percent in (1, 5, 20):
+            await faults.lose(net, percent)
+            (moved,) = await scene.move(agent, size, deadline=62.0)
+            lost = await faults.dropped(net)
+            await faults.heal(net)
+            ended = "error" in moved and moved["error"] != "given up" and moved["seconds"] <= 60
+            good &= lost > 0 and (bool(moved.get("exact")) or (percent > 5 and ended))
+            figures.append(f"{percent} %: {shown(moved)}")
+    return Outcome(good, ", ".join(figures))
+
+
+@row(
+    "NET-02",
+    limit="20/200/800 ms round trip ± 50 %, reordered, doubled, corrupted: exact; clean 200 ms ≥ 60 % of window/RTT",
+    busy=True,
+    timeout=600,
+)
+async def disordered_packets(case: Case) -> Outcome:
+    """Delay 20, 200, 800 ms ± 50 %, 5 % reordered, 2 % doubled, 0.1 % corrupted; then 200 ms alone, for the rate.
+
+    The rate is judged without the other faults: after one loss in 1,000
+    packets, no congestion control fills a window at 200 ms, whatever carries it.
+    """
+    figures: list[str] = []
+    good = True
+    plan = {20: case.either(10, 1), 200: case.either(5, 0.3), 800: case.either(1, 0.1)}
+    async with cable(Behaviour()) as (net, wire), stage(net, "--stream-window", str(WINDOW)) as scene:
+        agent = await scene.agent(case.road, "--stream-window", str(WINDOW))
+        for milliseconds, megabytes in plan.items():
+            delay = milliseconds / 2000
+            wire.behave(Behaviour(delay=delay, jitter=0.5, reorder=0.05, duplicate=0.02, corrupt=0.001))
+            for upload in (False, True):
+                (moved,) = await scene.move(agent, int(megabytes * MEGABYTE), deadline=150.0, upload=upload)
+                good &= bool(moved.get("exact"))
+                figures.append(f"{milliseconds} ms {'up' if upload else 'down'} {shown(moved)}")
+        report = await wire.report()
+        good &= min(report["reordered"], report["duplicated"], report["corrupted"]) > 0
+        figures.append(f"{report['corrupted']} of {report['packets']} packets corrupted")
+        wire.behave(Behaviour(delay=0.1))
+        (moved,) = await scene.move(agent, int(case.either(40, 12) * MEGABYTE), deadline=60.0)
+        share = moved.get("rate", 0.0) / (WINDOW / 0.2)
+        figures.append(f"clean 200 ms {100 * share:.0f} % of window/RTT")
+    return Outcome(good and share >= 0.6, ", ".join(figures))
+
+
+@row(
+    "HEAD-OF-LINE",
+    limit="ten 5 MB downloads at 50 ms and 2 % loss: all exact; quic's worst ≤ 1.5 times its median",
+    roads=(QUIC, H2_ONE, H2_FOUR, YAMUX),
+    busy=True,
+    timeout=900,
+)
+async def head_of_line(case: Case) -> Outcome:
+    """Ten downloads side by side, 50 ms round trip, 2 % of packets lost each way."""
+    size = int(case.either(5, 0.2) * MEGABYTE)
+    async with cable(Behaviour(delay=0.025)) as (net, _), stage(net) as scene:
+        agent = await scene.agent(case.road)
+        await scene.move(agent, MEGABYTE // 10, streams=10)  # a pool grows while it is used
+        await faults.lose(net, 2)
+        moved = await scene.move(agent, size, streams=10, deadline=850.0)
+    exact = [float(stream["seconds"]) for stream in moved if stream.get("exact")]
+    if len(exact) < len(moved):
+        return Outcome(passed=False, figure=f"{len(exact)} of {len(moved)} exact: {moved}")
+    median, worst = statistics.median(exact), max(exact)
+    near = case.road is not QUIC or worst <= 1.5 * median
+    rate = len(exact) * size / worst / MEGABYTE
+    return Outcome(near, f"{size / MEGABYTE:g} MB: median {median:.1f} s, worst {worst:.1f} s, together {rate:.2f} MB/s")
+
+
+async def bare_rate(net: Network, size: int) -> float:
+    """Return the bytes a second of a bare TCP connection from agent to relay, over its second half."""
+    listener = net.socket("relay")
+    listener.bind((RELAY, BARE_PORT))
+    listener.listen()
+    near = trio.SocketStream(trio.socket.from_stdlib_socket(net.socket("agent")))
+    accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+    await near.socket.connect((RELAY, BARE_PORT))
+    far = await accepting.accept()
+    chunk = bytes(1 << 18)
+
+    async def send() -> None:
+        for _ in range(size // len(chunk)):
+            await near.send_all(chunk)
+        await near.send_eof()
+
+    async with accepting, near, far, trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        received, half_at, half = 0, 0.0, 0
+        while received_now := len(await far.receive_some(len(chunk))):
+            received += received_now
+            if not half and received >= size // 2:
+                half_at, half = time.monotonic(), received
+        return (received - half) / (time.monotonic() - half_at)
+
+
+@row(
+    "GOODPUT",
+    limit="one stream at 100 ms and 200 Mbit/s ≥ 85 % of the line",
+    roads=(H2_ONE, YAMUX_ONE),
+    busy=True,
+)
+async def goodput(case: Case) -> Outcome:
+    """One download from agent to relay over a line of 200 Mbit/s and 100 ms, once its windows have grown."""
+    size = int(case.either(200, 100) * MEGABYTE)
+    line = Behaviour(delay=0.05, rate=LINE, queue=int(LINE / 8 * 0.1))
+    async with cable(line, segments=True) as (net, _), stage(net) as scene:
+        bare = await bare_rate(net, size)
+        agent = await scene.agent(case.road)
+        (moved,) = await scene.move(agent, size, deadline=60.0)
+    share = moved.get("rate", 0.0) * 8 / LINE
+    figure = f"{100 * share:.0f} % of the line, {shown(moved)}; bare TCP {100 * bare * 8 / LINE:.0f} %"
+    return Outcome(share >= 0.85 and bool(moved.get("exact")), figure)
+

@@ -1,0 +1,222 @@
+"""Happy eyeballs: who is tried when, who wins, and that nobody else stays open (RFC 8305 §5).
+
+Timing is judged on a scripted network: real sockets cannot be made to answer
+after 100 ms of virtual time.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+import pytest
+import trio
+
+from tests.agent.stage import closed_port
+from trunnel.agent.eyeballs import connect_any
+from trunnel.errors import ConnectError
+from trunnel.settings import limits
+
+A, B, C = ("2001:db8::a", 443), ("192.0.2.2", 443), ("192.0.2.3", 443)
+DELAY = limits.HAPPY_EYEBALLS_DELAY
+
+
+@dataclass
+class Fate:
+    """What becomes of connecting to one address."""
+
+    after: float
+    """Seconds."""
+    error: int = 0
+    """0: it succeeds."""
+
+
+@dataclass
+class ScriptedNetwork(trio.abc.SocketFactory):
+    """Sockets whose `connect` does what the script says."""
+
+    fates: dict[tuple[str, int], Fate]
+    started: dict[tuple[str, int], float] = field(default_factory=dict)
+    sockets: list[ScriptedSocket] = field(default_factory=list)
+    epoch: float = field(default_factory=trio.current_time)
+
+    def socket(self, family: Any = 0, type: Any = 0, proto: Any = 0) -> ScriptedSocket:  # noqa: A002 - trio's name
+        self.sockets.append(ScriptedSocket(self, family))
+        return self.sockets[-1]
+
+    def open_places(self) -> list[tuple[str, int] | None]:
+        return [sock.place for sock in self.sockets if not sock.is_closed]
+
+
+class ScriptedSocket(trio.socket.SocketType):
+    """As much of a socket as connecting needs."""
+
+    def __init__(self, network: ScriptedNetwork, family: int) -> None:
+        self._network = network
+        self._family = family
+        self.place: tuple[str, int] | None = None
+        self.is_closed = False
+
+    @property
+    def type(self) -> Any:
+        return trio.socket.SOCK_STREAM
+
+    @property
+    def family(self) -> Any:
+        return self._family
+
+    async def connect(self, address: Any) -> None:
+        assert self._family == (trio.socket.AF_INET6 if ":" in address[0] else trio.socket.AF_INET)
+        network = self._network
+        network.started[address] = trio.current_time() - network.epoch
+        fate = network.fates[address]
+        await trio.sleep(fate.after)
+        if fate.error:
+            raise OSError(fate.error, os.strerror(fate.error))
+        self.place = address
+
+    def getpeername(self) -> Any:
+        return self.place
+
+    def getsockname(self) -> Any:
+        return ("192.0.2.99", 1)
+
+    def fileno(self) -> int:
+        return -1 if self.is_closed else 0
+
+    def setsockopt(self, *args: Any) -> None:
+        """Take any option."""
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+async def network() -> AsyncIterator[ScriptedNetwork]:
+    network = ScriptedNetwork({})
+    trio.socket.set_custom_socket_factory(network)
+    yield network
+    trio.socket.set_custom_socket_factory(None)
+
+
+async def test_the_first_address_that_answers_wins_and_later_ones_are_not_tried(
+    network: ScriptedNetwork, autojump_clock: trio.testing.MockClock
+) -> None:
+    network.fates = {A: Fate(0.1), B: Fate(0)}
+    stream = await connect_any([A, B])
+    assert stream.socket.getpeername() == A
+    assert network.started == {A: 0}
+
+
+async def test_one_that_hangs_delays_the_next_by_a_quarter_second(
+    network: ScriptedNetwork, autojump_clock: trio.testing.MockClock
+) -> None:
+    network.fates = {A: Fate(inf), B: Fate(inf), C: Fate(0.1)}
+    stream = await connect_any([A, B, C])
+    assert stream.socket.getpeername() == C
+    assert network.started == pytest.approx({A: 0, B: DELAY, C: 2 * DELAY})
+    assert network.open_places() == [C]
+
+
+async def test_one_that_fails_makes_way_at_once(
+    network: ScriptedNetwork, autojump_clock: trio.testing.MockClock
+) -> None:
+    network.fates = {A: Fate(0.05, errno.ENETUNREACH), B: Fate(0.1)}
+    await connect_any([A, B])
+    assert network.started == pytest.approx({A: 0, B: 0.05})
+    assert network.open_places() == [B]
+
+
+async def test_a_slow_first_address_may_still_win(
+    network: ScriptedNetwork, autojump_clock: trio.testing.MockClock
+) -> None:
+    network.fates = {A: Fate(0.3), B: Fate(0.1)}
+    stream = await connect_any([A, B])
+    assert stream.socket.getpeername() == A
+    assert network.open_places() == [A]
+
+
+async def test_of_two_that_answer_at_once_one_is_closed(
+    network: ScriptedNetwork, autojump_clock: trio.testing.MockClock
+) -> None:
+    network.fates = {A: Fate(0.5), B: Fate(0.25)}
+    stream = await connect_any([A, B])
+    assert network.open_places() == [stream.socket.getpeername()]
+
+
+async def test_all_reasons_are_told_with_their_addresses(
+    network: ScriptedNetwork, autojump_clock: trio.testing.MockClock
+) -> None:
+    network.fates = {A: Fate(0, errno.ENETUNREACH), B: Fate(0.4, errno.ECONNREFUSED), C: Fate(0, errno.ECONNREFUSED)}
+    with pytest.raises(ConnectError) as raised:
+        await connect_any([A, B, C])
+    assert str(raised.value) == (
+        "network is unreachable ([2001:db8::a]:443) / connection refused (192.0.2.2:443, 192.0.2.3:443)"
+    )
+    assert network.open_places() == []
+
+
+async def test_silence_ends_at_the_deadline_and_counts_as_a_reason(
+    network: ScriptedNetwork, autojump_clock: trio.testing.MockClock
+) -> None:
+    network.fates = {A: Fate(inf), B: Fate(0, errno.ECONNREFUSED)}
+    with pytest.raises(ConnectError, match=r"^no answer within 10 s \(.*\) / connection refused \(.*\)$"):
+        await connect_any([A, B])
+    assert trio.current_time() - network.epoch == pytest.approx(limits.CONNECT_TIMEOUT)
+    assert network.open_places() == []
+
+
+async def test_many_addresses_are_counted_in_the_message(
+    network: ScriptedNetwork, autojump_clock: trio.testing.MockClock
+) -> None:
+    places = [(f"192.0.2.{number}", 443) for number in range(8)]
+    network.fates = dict.fromkeys(places, Fate(0, errno.ECONNREFUSED))
+    with pytest.raises(ConnectError, match=r"\(192.0.2.0:443, 192.0.2.1:443, 192.0.2.2:443 and 5 more\)"):
+        await connect_any(places)
+
+
+@pytest.mark.parametrize("after", [0.1, 0.3, 0.5])
+async def test_cancelled_it_leaves_nothing_open(
+    network: ScriptedNetwork, autojump_clock: trio.testing.MockClock, after: float
+) -> None:
+    network.fates = {A: Fate(inf), B: Fate(0.25)}
+    with trio.move_on_after(after) as scope:
+        await connect_any([A, B])
+    if scope.cancelled_caught:
+        assert network.open_places() == []
+    else:
+        assert network.open_places() == [B]
+
+
+async def test_a_real_listener_is_found_behind_a_closed_port() -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    place = ("127.0.0.1", listener.socket.getsockname()[1])
+    async with listener, await connect_any([("127.0.0.1", await closed_port()), place]) as stream:
+        assert stream.socket.getpeername() == place
+        assert stream.socket.getsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY)
+
+
+async def test_nobody_there_is_a_refusal() -> None:
+    port = await closed_port()
+    with pytest.raises(ConnectError, match=rf"connection refused \(127.0.0.1:{port}\)") as raised:
+        await connect_any([("127.0.0.1", port)])
+    assert raised.value.retryable
+
+
+async def test_connected_to_ourselves_is_a_refusal(
+    network: ScriptedNetwork, autojump_clock: trio.testing.MockClock
+) -> None:
+    ourselves = ("192.0.2.99", 1)
+    network.fates = {ourselves: Fate(0)}
+    with pytest.raises(ConnectError, match="connection refused"):
+        await connect_any([ourselves])
+    assert network.open_places() == []
+
+
+async def test_no_address_is_a_bug_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="no address"):
+        await connect_any([])

@@ -1,0 +1,182 @@
+"""A running agent: one supervisor for each relay, and what they share.
+
+    key, leaf, origin ┐
+    resolver, choices ┼→ Supervisor for each relay, all in one nursery
+    clocks, addresses ┘    one that is dead, or refuses, disturbs no other
+
+The agent ends when it is drained, cancelled, or when no supervisor is left;
+then the first final reason is raised.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable
+from typing import Final, final
+
+import trio
+
+from trunnel.agent.addresses import NetworkChange, watch_addresses
+from trunnel.agent.choices import Choices
+from trunnel.agent.dial import Dialler
+from trunnel.agent.origin import Origin
+from trunnel.agent.reach import Reach
+from trunnel.agent.resolve import Resolver
+from trunnel.agent.served import Served
+from trunnel.agent.supervisor import Supervisor
+from trunnel.agent.visitor import StreamHandler
+from trunnel.agent.wake import Jump, watch_clock
+from trunnel.clock import utc_now
+from trunnel.errors import TrunnelError
+from trunnel.events import EventSink, Ready, Starting, Stopping
+from trunnel.identity.certstore import LeafStore
+from trunnel.identity.keys import IdentityKey, link_certificate
+from trunnel.identity.knownrelays import KnownRelays
+from trunnel.identity.trust import TrustPolicy
+from trunnel.names import Target
+from trunnel.settings.agent import AgentSettings
+from trunnel.streams.nursery import bare_nursery
+from trunnel.version import VERSION
+from trunnel.wire import control
+
+_INSTANCE_BYTES: Final = 16
+
+
+@final
+class Agent:
+    """The state of one running agent; `run` is its life."""
+
+    def __init__(
+        self, origin: Target | StreamHandler, settings: AgentSettings, key: IdentityKey, *, on_event: EventSink
+    ) -> None:
+        self.key = key
+        self.ready = trio.Event()
+        """Set when the first visitor could come, by whichever relay."""
+        self._settings = settings
+        self._on_event = on_event
+        self._target = str(origin) if isinstance(origin, Target) else "this program"
+        self._drain_reason: str | None = None
+        self._drain = trio.Event()
+        served = Served(
+            settings,
+            LeafStore(settings.state_dir / "leaf" / key.key_id.short, key),
+            origin=Origin(origin, connect_timeout=settings.origin_connect_timeout, events=on_event)
+            if isinstance(origin, Target)
+            else origin,
+            on_event=on_event,
+        )
+        self.supervisors = tuple(
+            Supervisor(reach, settings, key_id=key.key_id, hello=_hello(settings), served=served)
+            for reach in _reaches(settings, key)
+        )
+
+    @property
+    def ready_events(self) -> tuple[Ready, ...]:
+        """The public addresses, the one to show first."""
+        return tuple(event for supervisor in self.supervisors for event in supervisor.ready_events)
+
+    def drain(self, reason: str) -> None:
+        """Take no more visitors, let those that are there finish, then return from `run`.  Idempotent."""
+        if self._drain_reason is None:
+            self._drain_reason = reason
+            self._on_event(Stopping(reason=reason))
+            self._drain.set()
+
+    async def run(self) -> None:
+        """Keep the origin reachable until drained; see the module's head for what else ends it.
+
+        Raises:
+            RelayIdentityError, Rejected, ConnectError, ConfigError: As `Supervisor.run`, when no relay is left.
+
+        Cancellation: every visitor's stream is reset.
+        """
+        self._on_event(Starting(agent_id=self.key.key_id.value, target=self._target))
+        failures: list[TrunnelError] = []
+        async with bare_nursery() as nursery:
+            nursery.start_soon(self._end_when_drained, nursery.cancel_scope)
+            nursery.start_soon(watch_clock, self._woke)
+            async with trio.open_nursery() as supervising:
+                for supervisor in self.supervisors:
+                    supervising.start_soon(self._supervise, supervisor, failures)
+            nursery.cancel_scope.cancel()
+        if failures and self._drain_reason is None:
+            raise failures[0]
+
+    async def _supervise(self, supervisor: Supervisor, failures: list[TrunnelError]) -> None:
+        """Run one supervisor to its end, with what watches the way to its relay."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._forward_ready, supervisor)
+            nursery.start_soon(watch_addresses, *_watched(supervisor))
+            try:
+                await supervisor.run()
+            except TrunnelError as exc:
+                failures.append(exc)
+            nursery.cancel_scope.cancel()
+
+    async def _forward_ready(self, supervisor: Supervisor) -> None:
+        await supervisor.ready.wait()
+        self.ready.set()
+
+    async def _end_when_drained(self, scope: trio.CancelScope) -> None:
+        await self._drain.wait()
+        async with trio.open_nursery() as nursery:
+            for supervisor in self.supervisors:
+                nursery.start_soon(supervisor.drain, self._settings.drain_grace, self._drain_reason or "")
+        scope.cancel()
+
+    def _woke(self, jump: Jump) -> None:
+        del jump
+        for supervisor in self.supervisors:
+            supervisor.woke()
+
+
+def _watched(
+    supervisor: Supervisor,
+) -> tuple[Callable[[], str | None], Callable[[NetworkChange], None]]:
+    """Return what `watch_addresses` needs for one relay."""
+
+    def changed(change: NetworkChange) -> None:
+        if change.online:
+            supervisor.network_changed()
+
+    return lambda: supervisor.relay_ip, changed
+
+
+def _hello(settings: AgentSettings) -> control.Hello:
+    """Return what the agent says first on each carrier; the instance is new for each relay."""
+    return control.Hello(
+        versions=list(control.VERSIONS),
+        instance=secrets.token_hex(_INSTANCE_BYTES),
+        agent=control.printable(VERSION),
+        share=settings.share,
+        name=settings.name,
+        where=control.printable(socket.gethostname()),
+    )
+
+
+def _reaches(settings: AgentSettings, key: IdentityKey) -> list[Reach]:
+    """Return the ways to each relay; they share the resolver and the files."""
+    resolver = Resolver()
+    choices = Choices(settings.state_dir / "choices")
+    certificate = link_certificate(key, now=utc_now(), extension=settings.cert_extension)
+    policy = TrustPolicy(
+        pin=settings.relay_pin, ca=settings.relay_ca, tofu=settings.relay_tofu, strict=settings.relay_strict
+    )
+    return [
+        Reach(
+            Dialler(
+                server,
+                key=key,
+                certificate=certificate,
+                policy=policy,
+                known=KnownRelays(settings.state_dir / "known_relays"),
+                resolver=resolver,
+                via=settings.vias.get(server),
+                window_max=settings.stream_window,
+            ),
+            settings.transport,
+            choices,
+        )
+        for server in settings.relay_addresses
+    ]

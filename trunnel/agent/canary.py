@@ -1,0 +1,52 @@
+"""Whether visitors are served, found out by being one.
+
+A session that is attached may still serve nobody: a carrier that takes bytes
+and delivers none, a relay that places no streams.  So the relay is asked for a
+canary stream (`Attachment.probe`), which goes the way of visitors' streams,
+before "ready" is said, and every `CANARY_INTERVAL` after that.  A session whose
+canaries fail is ended, and the supervisor makes a new one.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from trunnel.agent.attachment import Attachment
+from trunnel.errors import ErrorCode, SessionClosed
+from trunnel.events import Canary, EventSink
+from trunnel.settings import limits
+
+
+async def first_canary(attachment: Attachment, on_event: EventSink) -> None:
+    """Return once a canary has come through.
+
+    Raises:
+        SessionClosed, Rejected: It did not: visitors would not be served, or the session is over.
+    """
+    failure = await _send(attachment, on_event)
+    if attachment.ended is not None:
+        raise attachment.ended
+    if failure:
+        raise SessionClosed(f"visitors would not be served: {failure}")
+
+
+async def keep_watch(attachment: Attachment, on_event: EventSink) -> None:
+    """Send canaries until the session has ended; end it when they fail.
+
+    Cancellation: the way to stop.
+    """
+    failures = 0
+    while attachment.link.closed is None:
+        await trio.sleep(limits.CANARY_INTERVAL if not failures else limits.CANARY_RETRY)
+        failure = await _send(attachment, on_event)
+        failures = failures + 1 if failure else 0
+        if failures >= limits.CANARY_FAILURES:
+            attachment.link.abort(f"visitors are not served: {failure}", code=ErrorCode.DEADLINE)
+
+
+async def _send(attachment: Attachment, on_event: EventSink) -> str:
+    started = trio.current_time()
+    failure = await attachment.probe()
+    taken = trio.current_time() - started
+    on_event(Canary(ok=not failure, rtt_ms=None if failure else round(taken * 1000, 1), failure=failure))
+    return failure

@@ -1,0 +1,264 @@
+"""An attached agent's session on the relay: from its first carrier to its end.
+
+    first carrier → a session of its own, in the relay's nursery (`_keep`)
+        carriers come and go (`carry`, each in the task of its connection)
+        the last one is lost: ADOPTION_TIMEOUT for the next
+    → retired: replaced, revoked, drained, or not adopted in time
+
+A session's nursery is opened and closed in `_keep`, in one function; the
+visitors' tasks that `visitors` starts in it end with it.  A carrier's control
+stream is served by the carrier's task, whatever session it belongs to.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Final, final
+
+import trio
+
+from trunnel.errors import ErrorCode, RemoteProtocolError, SessionClosed
+from trunnel.events import CarrierLost, CarrierOpened, EventSink, SessionEnded, SessionOpened
+from trunnel.names import Hostname, KeyId
+from trunnel.relay.canary import run_canary
+from trunnel.relay.sessions import AgentSession, Farewell, Sessions
+from trunnel.settings import limits
+from trunnel.settings.relay import RelaySettings
+from trunnel.transports.base import Session
+from trunnel.transports.control_stream import ControlStream
+from trunnel.transports.pool import open_pool
+from trunnel.wire import control
+
+logger = logging.getLogger(__name__)
+
+_SESSION_ID_BYTES: Final = 9
+"""12 characters of base64url."""
+HTTPS_PORT: Final = 443
+"""The port that a URL need not name."""
+
+
+def endpoint_of(name: Hostname, public_port: int) -> control.Endpoint:
+    """Return the public address of a name."""
+    port = "" if public_port == HTTPS_PORT else f":{public_port}"
+    return control.Endpoint(name.value, f"https://{name}{port}")
+
+
+def _sayable(seconds: float) -> float:
+    """Return *seconds* as a welcome can carry it."""
+    return min(max(seconds, limits.CONTROL_SECONDS_MIN), limits.CONTROL_SECONDS_MAX)
+
+
+@final
+class AttachedAgents:
+    """Runs the sessions of a relay's agents."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        settings: RelaySettings,
+        *,
+        relay_id: KeyId,
+        public_port: int,
+        nursery: trio.Nursery,
+        on_event: EventSink,
+    ) -> None:
+        self._sessions = sessions
+        self._settings = settings
+        self._relay_id = relay_id
+        self._public_port = public_port
+        self._nursery = nursery
+        self._on_event = on_event
+
+    async def admit(self, link: Session, hello: control.Hello) -> AgentSession | control.Rejected:
+        """Return the session that *link* belongs to, perhaps a new one, or why it is refused.
+
+        Cancellation: a new session ends by itself when no carrier comes.
+        """
+        refusal = self._sessions.refusal(link.peer.key_id, hello)
+        if refusal is not None:
+            return refusal
+        joined = self._sessions.joined(link.peer.key_id, hello)
+        if joined is not None:
+            return joined
+        admitted: AgentSession | control.Rejected = await self._nursery.start(self._keep, link, hello)
+        return admitted
+
+    # --- a session ----------------------------------------------------------------------------------
+
+    async def _keep(
+        self, first: Session, hello: control.Hello, task_status: trio.TaskStatus[AgentSession | control.Rejected]
+    ) -> None:
+        """Keep one agent attached until its session ends; owns the session's nursery."""
+        async with open_pool(first.peer, lasting=True) as link, trio.open_nursery() as nursery:
+            session = AgentSession(
+                session_id=secrets.token_urlsafe(_SESSION_ID_BYTES), link=link, hello=hello, nursery=nursery
+            )
+            refusal = self._sessions.refusal(session.key_id, hello)  # again: time has passed since
+            if refusal is not None:
+                task_status.started(refusal)
+                return
+            self._sessions.attach(session)
+            reason = "the relay stopped"
+            try:
+                self._report_opened(session, first)
+                task_status.started(session)
+                nursery.start_soon(self._watch_carriers, session)
+                await session.retired.wait()
+                await self._wind_up(session)
+                reason = session.farewell.reason if session.farewell is not None else reason
+            finally:
+                self._sessions.detach(session)
+                self._report_ended(session, reason)
+            nursery.cancel_scope.cancel()
+
+    async def _watch_carriers(self, session: AgentSession) -> None:
+        """Retire a session whose last carrier was lost and that nobody adopts."""
+        while True:
+            with trio.move_on_after(limits.ADOPTION_TIMEOUT):
+                while not session.link.carriers:
+                    await session.link.wait_carriers_changed()
+            if not session.link.carriers:
+                break
+            while session.link.carriers:
+                await session.link.wait_carriers_changed()
+            if session.farewell is not None:
+                session.winding_up.deadline = min(
+                    session.winding_up.deadline, trio.current_time() + limits.ABORT_FLUSH_TIMEOUT
+                )
+                return
+        session.retire(Farewell(reason=f"no carrier for {limits.ADOPTION_TIMEOUT:.0f} s", grace=0))
+
+    async def _wind_up(self, session: AgentSession) -> None:
+        """Let visitors finish within the farewell's grace, and the last message leave."""
+        with session.winding_up:
+            await session.wait_idle()
+        farewell = session.farewell
+        for channel in session.channels.values():
+            if farewell is not None and farewell.message is not None:
+                channel.post(farewell.message)
+            channel.finish()
+        with trio.move_on_after(limits.RETIRE_GRACE):
+            while session.link.carriers:  # the agent closes them once it has read why
+                await session.link.wait_carriers_changed()
+
+    def _report_opened(self, session: AgentSession, first: Session) -> None:
+        agent, peer = session.key_id.value, first.peer.address
+        self._on_event(
+            SessionOpened(
+                agent_id=agent,
+                label=session.label,
+                peer=peer,
+                transport=first.transport,
+                session=session.session_id,
+            )
+        )
+        logger.info("session_opened", extra={"agent": agent, "peer": peer, "session": session.session_id})
+
+    def _report_ended(self, session: AgentSession, reason: str) -> None:
+        agent, session_id = session.key_id.value, session.session_id
+        self._on_event(SessionEnded(agent_id=agent, reason=reason, session=session_id))
+        logger.info("session_closed", extra={"agent": agent, "reason": reason, "session": session_id})
+
+    # --- a carrier ----------------------------------------------------------------------------------
+
+    async def carry(self, session: AgentSession, link: Session, channel: ControlStream, *, alone: bool) -> None:
+        """Have *link* in *session* until it is lost or the session has ended.
+
+        Args:
+            session: As `admit` returned it.
+            link: The carrier.
+            channel: Its control stream, on which the hello was heard.
+            alone: Whether the agent has lost every other carrier.
+        """
+        if alone:
+            session.let_go("the agent lost it")
+        async with trio.open_nursery() as nursery:
+            channel.post(self._welcome(session))
+            nursery.start_soon(channel.run_writer)
+            nursery.start_soon(self._listen, session, link, channel, nursery)
+            session.channels[link] = channel
+            self._report_carrier(session, link)
+            closed = SessionClosed("the carrier's task was cancelled")
+            try:
+                closed = await session.link.carry(link)
+            except SessionClosed as exc:
+                closed = exc
+                link.abort(exc.reason, code=ErrorCode.NO_ERROR)
+            finally:
+                del session.channels[link]
+                self._report_lost(session, link, closed)
+            nursery.cancel_scope.cancel()
+
+    def _report_carrier(self, session: AgentSession, link: Session) -> None:
+        self._on_event(
+            CarrierOpened(
+                agent_id=session.key_id.value,
+                session=session.session_id,
+                peer=link.peer.address,
+                transport=link.transport,
+                carriers=len(session.channels),
+            )
+        )
+
+    def _report_lost(self, session: AgentSession, link: Session, closed: SessionClosed) -> None:
+        named = {"session": session.session_id, "transport": link.transport, "reason": closed.reason}
+        left = len(session.channels)
+        self._on_event(CarrierLost(agent_id=session.key_id.value, carriers=left, **named))
+        logger.info("carrier_lost", extra={"agent": session.key_id.value, "carriers": left, **named})
+
+    async def _listen(
+        self, session: AgentSession, link: Session, channel: ControlStream, nursery: trio.Nursery
+    ) -> None:
+        """Hear the agent's control messages on one carrier; *nursery* is the carrier's."""
+        probing = trio.CapacityLimiter(1)
+        try:
+            while True:
+                match await channel.receive():
+                    case control.Ping(id=number):
+                        channel.post(control.Pong(number))
+                    case control.Probe(id=number):
+                        if probing.available_tokens:  # one at a time is what the protocol allows
+                            nursery.start_soon(self._probe, session, channel, number, probing)
+                    case control.Drain(grace=grace):
+                        self._sessions.routes.release(session)
+                        session.retire(Farewell(reason="the agent stopped", grace=grace))
+                    case _:
+                        pass  # a pong; the phase admits nothing else
+        except SessionClosed as exc:
+            link.abort(exc.reason, code=ErrorCode.NO_ERROR)
+        except RemoteProtocolError as exc:
+            link.abort(f"control: {exc.reason}", code=ErrorCode.PROTOCOL_ERROR)
+
+    async def _probe(
+        self, session: AgentSession, channel: ControlStream, number: int, probing: trio.CapacityLimiter
+    ) -> None:
+        async with probing:
+            failure = await run_canary(session)
+        channel.post(control.Probed(number, control.printable(failure)))
+
+    def _welcome(self, session: AgentSession) -> control.Welcome:
+        settings = self._settings
+        return control.Welcome(
+            version=control.pick_version(session.hello.versions) or control.PROTOCOL_VERSION,
+            session=session.session_id,
+            relay=self._relay_id.value,
+            label=control.printable(session.label),
+            suffixes=[suffix.value for suffix in settings.domain_suffixes],
+            public_port=self._public_port,
+            endpoints=self._endpoints(session),
+            limits=control.SessionLimits(
+                streams=settings.streams_per_session,
+                heartbeat=limits.HEARTBEAT,
+                dead_after=limits.DEAD_AFTER,
+                first_byte_timeout=_sayable(settings.first_byte_timeout),
+                idle_timeout=_sayable(settings.idle_timeout),
+            ),
+        )
+
+    def _endpoints(self, session: AgentSession) -> list[control.Endpoint]:
+        return [endpoint_of(name, self._public_port) for name in self._sessions.routes.names(session)]
+
+    def announce(self, session: AgentSession) -> None:
+        """Tell an agent that its names have changed."""
+        session.post(control.Endpoints(self._endpoints(session)))
