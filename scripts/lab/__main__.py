@@ -13,11 +13,12 @@ from collections.abc import Sequence
 
 import trio
 
-from scripts.lab import scenarios_life, scenarios_loss  # noqa: F401 - they register their rows
+from scripts.lab import scenarios_ends, scenarios_life, scenarios_loss, scenarios_names, scenarios_path  # noqa: F401 - they register their rows
 from scripts.lab.hosts import absent_programs, sweep
 from scripts.lab.table import ROWS, Case, Row, run_row
 
 SIDE_BY_SIDE = 5
+REMEDY = "apt install nftables iproute2 procps conntrack"
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -62,7 +63,9 @@ def main() -> int:
         print("lab: skipped: network namespaces need root")
         return 0
     if absent := absent_programs():
-        print(f"lab: skipped: not on this machine: {', '.join(absent)} (apt install nftables iproute2 procps conntrack)")
+        print(
+            f"lab: skipped: not on this machine: {', '.join(absent)} (apt install nftables iproute2 procps conntrack)"
+        )
         return 0
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     sweep()

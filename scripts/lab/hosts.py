@@ -236,5 +236,3 @@ async def network(*, wired: bool = False) -> AsyncIterator[Network]:
 def absent_programs() -> list[str]:
     """Return which programs that a lab needs are not on this machine."""
     return [name for name in ("ip", "nft", "tc", "ss", "sysctl", "conntrack", "setpriv") if shutil.which(name) is None]
-
-

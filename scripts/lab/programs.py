@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,11 @@ class Program:
         """Whether it has not ended."""
         return self._process.poll() is None
 
+    @property
+    def threads(self) -> int:
+        """How many threads it has."""
+        return sum(1 for _ in Path(f"/proc/{self.pid}/task").iterdir())
+
     def tell(self, **fields: object) -> None:
         """Write one JSON line to its input."""
         if self._process.stdin is None:
@@ -105,9 +110,8 @@ class Program:
 
     async def wait(self) -> int:
         """Wait for its end; returns its exit status."""
-        while self._process.poll() is None:
-            await trio.sleep(0.02)
-        return self._process.returncode
+        await until(lambda: not self.running)
+        return int(self._process.returncode)
 
     async def stop(self) -> None:
         """Ask it to stop, kill it if it does not."""
@@ -121,6 +125,12 @@ class Program:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+async def until(condition: Callable[[], bool], *, look: float = 0.02) -> None:
+    """Wait until *condition* holds: of other processes, which set no event of ours."""
+    while not condition():  # noqa: ASYNC110
+        await trio.sleep(look)
 
 
 class Canary:
@@ -255,16 +265,15 @@ class Stage:
                     await trio.sleep(0.1)
         return wait if patience.cancelled_caught else time.monotonic() - since
 
-    async def move(self, agent: Agent, size: int, **job: Any) -> list[Record]:
+    async def move(self, agent: Agent, job: Job) -> list[Record]:
         """Move known octets; returns what the visitor said of each stream, the slowest last."""
-        program = self.mover(agent, size, **job)
-        await program.event("done", wait=float(job.get("deadline", 60)) + WAIT)
+        program = self.mover(agent, job)
+        await program.event("done", wait=job.deadline + WAIT)
         return program.said("moved")
 
-    def mover(self, agent: Agent, size: int, **job: Any) -> Program:
+    def mover(self, agent: Agent, job: Job) -> Program:
         """Start a visitor that moves known octets."""
-        where = agent.where
-        return self.start("relay", *Job(where.host, where.port, where.hostname, where.certificate, size, **job).command())
+        return self.start("relay", *job.command(agent.where))
 
     def log(self) -> str:
         """Return what all programs have written to standard error."""

@@ -44,7 +44,9 @@ class Road:
 def _usage() -> str:
     environment = {**os.environ, "COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
     command = [sys.executable, "-m", "trunnel", "expose", "--help"]
-    return run(command, env=environment, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout
+    return run(
+        command, env=environment, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    ).stdout
 
 
 H2 = Road("h2", "h2")

@@ -1,4 +1,4 @@
-"""Rows about liveness: a peer that cannot be heard, NATs that forget, sleep, killed connections, a line that is full."""
+"""Rows about liveness: a peer that cannot be heard, NATs that forget, sleep, killed connections, a full line."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import trio
 
 from scripts.lab import faults
 from scripts.lab.hosts import network
-from scripts.lab.programs import AGENTS_PORT, Agent, Program, Stage, stage
+from scripts.lab.programs import AGENTS_PORT, Agent, Program, Stage, stage, until
 from scripts.lab.roads import H2_TWO, YAMUX_TWO
 from scripts.lab.table import Case, Outcome, row
+from scripts.lab.transfer import Job
 
 OFFLINE_LIMIT = 20.0
 BACK_LIMIT = 25.0
@@ -52,14 +53,15 @@ async def half_open(case: Case) -> Outcome:
             await faults.blackhole(net)
             marked = await offline(scene.relay, seen)
             with trio.move_on_after(10):
-                while len(ends) < IN_FLIGHT:
-                    await trio.sleep(0.01)
+                await until(lambda: len(ends) == IN_FLIGHT)
             nursery.cancel_scope.cancel()
         healed = time.monotonic()
         await faults.heal(net)
         back = await scene.serving(agent, healed, wait=2 * BACK_LIMIT)
     late = max(ends) - marked if len(ends) == IN_FLIGHT else float("inf")
-    figure = f"offline after {marked - cut:.1f} s, visitors closed {1000 * late:.0f} ms later, back {back:.1f} s after heal"
+    figure = (
+        f"offline after {marked - cut:.1f} s, visitors closed {1000 * late:.0f} ms later, back {back:.1f} s after heal"
+    )
     return Outcome(marked - cut <= OFFLINE_LIMIT + SLACK and late <= 1.0 and back <= BACK_LIMIT, figure)
 
 
@@ -128,7 +130,12 @@ async def hold(scene: Stage, agent: Agent) -> None:
         await trio.sleep(0.2)
 
 
-@row("NET-10", limit="a canary ≥ 99 % while one agent connection a second is killed", roads=(H2_TWO, YAMUX_TWO), timeout=400)
+@row(
+    "NET-10",
+    limit="a canary ≥ 99 % while one agent connection a second is killed",
+    roads=(H2_TWO, YAMUX_TWO),
+    timeout=400,
+)
 async def killed_connections(case: Case) -> Outcome:
     """`ss -K` one of two connections, by chance, every second for 5 min (quick: 20 s), with eight visitors held."""
     duration = case.either(300, 20)
@@ -153,7 +160,8 @@ async def killed_connections(case: Case) -> Outcome:
         visits = len(canary.visits(begun, until))
     killed = sum(count > 0 for count in counts)
     held = sum(counts) / len(counts)
-    figure = f"canary {100 * success:.2f} % of {visits}, slowest {slowest:.2f} s; {killed} killed, {held:.1f} held on average"
+    figure = f"canary {100 * success:.2f} % of {visits}, slowest {slowest:.2f} s; {killed} killed, "
+    figure += f"{held:.1f} held on average"
     return Outcome(success >= 0.99 and killed >= 0.8 * len(counts) and visits >= 10 * duration, figure)
 
 
@@ -168,7 +176,7 @@ async def full_line(case: Case) -> Outcome:
         seen = len(scene.relay.events), len(agent.program.events)
         before = await carried(scene)
         for upload in (False, True):
-            scene.mover(agent, 1 << 30, upload=upload, deadline=duration + 30)
+            scene.mover(agent, Job(1 << 30, upload=upload, deadline=duration + 30))
         await trio.sleep(duration)
         moved = [after - then for after, then in zip(await carried(scene), before, strict=True)]
         marks = scene.relay.said("carrier_lost", "session_closed", after=seen[0])
@@ -183,5 +191,3 @@ async def carried(scene: Stage) -> list[int]:
     """Return the bytes that have left towards the relay, and towards the agent."""
     read = "cat /sys/class/net/relay0/statistics/tx_bytes /sys/class/net/agent0/statistics/tx_bytes"
     return [int(word) for word in (await scene.net.run("net", "sh", "-c", read)).split()]
-
-

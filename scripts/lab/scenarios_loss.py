@@ -13,6 +13,7 @@ from scripts.lab.hosts import RELAY, Network, network
 from scripts.lab.programs import Record, stage
 from scripts.lab.roads import H2_FOUR, H2_ONE, QUIC, YAMUX, YAMUX_ONE
 from scripts.lab.table import Case, Outcome, row
+from scripts.lab.transfer import Job
 from scripts.lab.wire import Behaviour
 
 MEGABYTE = 1_000_000
@@ -39,7 +40,7 @@ async def lost_packets(case: Case) -> Outcome:
         agent = await scene.agent(case.road)
         for percent in (1, 5, 20):
             await faults.lose(net, percent)
-            (moved,) = await scene.move(agent, size, deadline=62.0)
+            (moved,) = await scene.move(agent, Job(size, deadline=62.0))
             lost = await faults.dropped(net)
             await faults.heal(net)
             ended = "error" in moved and moved["error"] != "given up" and moved["seconds"] <= 60
@@ -69,14 +70,14 @@ async def disordered_packets(case: Case) -> Outcome:
             delay = milliseconds / 2000
             wire.behave(Behaviour(delay=delay, jitter=0.5, reorder=0.05, duplicate=0.02, corrupt=0.001))
             for upload in (False, True):
-                (moved,) = await scene.move(agent, int(megabytes * MEGABYTE), deadline=150.0, upload=upload)
+                (moved,) = await scene.move(agent, Job(int(megabytes * MEGABYTE), deadline=150.0, upload=upload))
                 good &= bool(moved.get("exact"))
                 figures.append(f"{milliseconds} ms {'up' if upload else 'down'} {shown(moved)}")
         report = await wire.report()
         good &= min(report["reordered"], report["duplicated"], report["corrupted"]) > 0
         figures.append(f"{report['corrupted']} of {report['packets']} packets corrupted")
         wire.behave(Behaviour(delay=0.1))
-        (moved,) = await scene.move(agent, int(case.either(40, 12) * MEGABYTE), deadline=60.0)
+        (moved,) = await scene.move(agent, Job(int(case.either(40, 12) * MEGABYTE)))
         share = moved.get("rate", 0.0) / (WINDOW / 0.2)
         figures.append(f"clean 200 ms {100 * share:.0f} % of window/RTT")
     return Outcome(good and share >= 0.6, ", ".join(figures))
@@ -94,16 +95,18 @@ async def head_of_line(case: Case) -> Outcome:
     size = int(case.either(5, 0.2) * MEGABYTE)
     async with cable(Behaviour(delay=0.025)) as (net, _), stage(net) as scene:
         agent = await scene.agent(case.road)
-        await scene.move(agent, MEGABYTE // 10, streams=10)  # a pool grows while it is used
+        await scene.move(agent, Job(MEGABYTE // 10, streams=10))  # a pool grows while it is used
         await faults.lose(net, 2)
-        moved = await scene.move(agent, size, streams=10, deadline=850.0)
+        moved = await scene.move(agent, Job(size, streams=10, deadline=850.0))
     exact = [float(stream["seconds"]) for stream in moved if stream.get("exact")]
     if len(exact) < len(moved):
         return Outcome(passed=False, figure=f"{len(exact)} of {len(moved)} exact: {moved}")
     median, worst = statistics.median(exact), max(exact)
     near = case.road is not QUIC or worst <= 1.5 * median
     rate = len(exact) * size / worst / MEGABYTE
-    return Outcome(near, f"{size / MEGABYTE:g} MB: median {median:.1f} s, worst {worst:.1f} s, together {rate:.2f} MB/s")
+    return Outcome(
+        near, f"{size / MEGABYTE:g} MB: median {median:.1f} s, worst {worst:.1f} s, together {rate:.2f} MB/s"
+    )
 
 
 async def bare_rate(net: Network, size: int) -> float:
@@ -145,8 +148,7 @@ async def goodput(case: Case) -> Outcome:
     async with cable(line, segments=True) as (net, _), stage(net) as scene:
         bare = await bare_rate(net, size)
         agent = await scene.agent(case.road)
-        (moved,) = await scene.move(agent, size, deadline=60.0)
+        (moved,) = await scene.move(agent, Job(size))
     share = moved.get("rate", 0.0) * 8 / LINE
     figure = f"{100 * share:.0f} % of the line, {shown(moved)}; bare TCP {100 * bare * 8 / LINE:.0f} %"
     return Outcome(share >= 0.85 and bool(moved.get("exact")), figure)
-

@@ -1,6 +1,6 @@
-"""A visitor that moves known octets, a process of its own: `python -m scripts.lab.transfer '{JSON}'`.
+"""A visitor that moves known octets, a process of its own: `python -m scripts.lab.transfer WHERE JOB`.
 
-The argument is a `Job`.  It prints one line for each stream: how long it
+Both are JSON: a `Where`, a `Job`.  It prints one line for each stream: how long it
 took, how fast its second half was (when windows have grown), whether every
 octet was right, or the error that ended it.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 
 import trio
@@ -24,10 +23,6 @@ CONNECT_TIMEOUT = 30.0
 class Job:
     """What to move."""
 
-    host: str
-    port: int
-    hostname: str
-    certificate: str
     size: int
     """Octets of each stream."""
     streams: int = 1
@@ -39,9 +34,9 @@ class Job:
     deadline: float = 60.0
     """Seconds after which a stream that still moves is given up."""
 
-    def command(self) -> list[str]:
-        """Return the command that does this job."""
-        return [sys.executable, "-m", "scripts.lab.transfer", json.dumps(asdict(self))]
+    def command(self, where: Where) -> list[str]:
+        """Return the command that does this job at a tunnel."""
+        return [sys.executable, "-m", "scripts.lab.transfer", json.dumps(asdict(where)), json.dumps(asdict(self))]
 
 
 def say(event: str, **fields: object) -> None:
@@ -80,13 +75,13 @@ async def upload(job: Job, visiting: Visitor) -> dict[str, object]:
     return {"exact": verdict == b"exact", "seconds": ended - begun, "rate": job.size / (ended - begun)}
 
 
-async def stream(job: Job, move: Callable[[Job, Visitor], Awaitable[dict[str, object]]]) -> None:
+async def stream(where: Where, job: Job) -> None:
     """Move one stream, and say how it ended."""
-    where = Where(job.host, job.port, job.hostname, job.certificate)
+    move = upload if job.upload else download
     begun = trio.current_time()
     try:
         with trio.fail_after(job.deadline):
-            raw = await trio.open_tcp_stream(job.host, job.port)
+            raw = await trio.open_tcp_stream(where.host, where.port)
             async with visitor(raw, where, where.context()) as visiting:
                 moved = await move(job, visiting)
     except trio.TooSlowError:
@@ -97,13 +92,13 @@ async def stream(job: Job, move: Callable[[Job, Visitor], Awaitable[dict[str, ob
         say("moved", **moved)
 
 
-async def main(job: Job) -> None:
+async def main(where: Where, job: Job) -> None:
     """Move all streams side by side."""
     async with trio.open_nursery() as nursery:
         for _ in range(job.streams):
-            nursery.start_soon(stream, job, upload if job.upload else download)
+            nursery.start_soon(stream, where, job)
     say("done")
 
 
 if __name__ == "__main__":
-    trio.run(main, Job(**json.loads(sys.argv[1])))
+    trio.run(main, Where(**json.loads(sys.argv[1])), Job(**json.loads(sys.argv[2])))

@@ -1,4 +1,4 @@
-"""The wire, a process of its own: packets from one tun device to another, late, out of order, doubled, changed, rationed.
+"""The wire, a process of its own: from one tun device to another, late, out of order, doubled, changed, rationed.
 
     python -m scripts.lab.wire [--segments]
 

@@ -7,15 +7,14 @@ after 100 ms of virtual time.
 from __future__ import annotations
 
 import errno
-import os
+import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from math import inf
-from typing import Any
 
 import pytest
 import trio
 
+from tests.agent.scripted_network import OURSELVES, Fate, ScriptedNetwork, failed, scripted_network
 from tests.agent.stage import closed_port
 from trunnel.agent.eyeballs import connect_any
 from trunnel.errors import ConnectError
@@ -25,82 +24,10 @@ A, B, C = ("2001:db8::a", 443), ("192.0.2.2", 443), ("192.0.2.3", 443)
 DELAY = limits.HAPPY_EYEBALLS_DELAY
 
 
-@dataclass
-class Fate:
-    """What becomes of connecting to one address."""
-
-    after: float
-    """Seconds."""
-    error: int = 0
-    """0: it succeeds."""
-
-
-@dataclass
-class ScriptedNetwork(trio.abc.SocketFactory):
-    """Sockets whose `connect` does what the script says."""
-
-    fates: dict[tuple[str, int], Fate]
-    started: dict[tuple[str, int], float] = field(default_factory=dict)
-    sockets: list[ScriptedSocket] = field(default_factory=list)
-    epoch: float = field(default_factory=trio.current_time)
-
-    def socket(self, family: Any = 0, type: Any = 0, proto: Any = 0) -> ScriptedSocket:  # noqa: A002 - trio's name
-        self.sockets.append(ScriptedSocket(self, family))
-        return self.sockets[-1]
-
-    def open_places(self) -> list[tuple[str, int] | None]:
-        return [sock.place for sock in self.sockets if not sock.is_closed]
-
-
-class ScriptedSocket(trio.socket.SocketType):
-    """As much of a socket as connecting needs."""
-
-    def __init__(self, network: ScriptedNetwork, family: int) -> None:
-        self._network = network
-        self._family = family
-        self.place: tuple[str, int] | None = None
-        self.is_closed = False
-
-    @property
-    def type(self) -> Any:
-        return trio.socket.SOCK_STREAM
-
-    @property
-    def family(self) -> Any:
-        return self._family
-
-    async def connect(self, address: Any) -> None:
-        assert self._family == (trio.socket.AF_INET6 if ":" in address[0] else trio.socket.AF_INET)
-        network = self._network
-        network.started[address] = trio.current_time() - network.epoch
-        fate = network.fates[address]
-        await trio.sleep(fate.after)
-        if fate.error:
-            raise OSError(fate.error, os.strerror(fate.error))
-        self.place = address
-
-    def getpeername(self) -> Any:
-        return self.place
-
-    def getsockname(self) -> Any:
-        return ("192.0.2.99", 1)
-
-    def fileno(self) -> int:
-        return -1 if self.is_closed else 0
-
-    def setsockopt(self, *args: Any) -> None:
-        """Take any option."""
-
-    def close(self) -> None:
-        self.is_closed = True
-
-
 @pytest.fixture
 async def network() -> AsyncIterator[ScriptedNetwork]:
-    network = ScriptedNetwork({})
-    trio.socket.set_custom_socket_factory(network)
-    yield network
-    trio.socket.set_custom_socket_factory(None)
+    with scripted_network({}) as network:
+        yield network
 
 
 async def test_the_first_address_that_answers_wins_and_later_ones_are_not_tried(
@@ -125,7 +52,7 @@ async def test_one_that_hangs_delays_the_next_by_a_quarter_second(
 async def test_one_that_fails_makes_way_at_once(
     network: ScriptedNetwork, autojump_clock: trio.testing.MockClock
 ) -> None:
-    network.fates = {A: Fate(0.05, errno.ENETUNREACH), B: Fate(0.1)}
+    network.fates = {A: Fate(0.05, failed(errno.ENETUNREACH)), B: Fate(0.1)}
     await connect_any([A, B])
     assert network.started == pytest.approx({A: 0, B: 0.05})
     assert network.open_places() == [B]
@@ -143,15 +70,41 @@ async def test_a_slow_first_address_may_still_win(
 async def test_of_two_that_answer_at_once_one_is_closed(
     network: ScriptedNetwork, autojump_clock: trio.testing.MockClock
 ) -> None:
-    network.fates = {A: Fate(0.5), B: Fate(0.25)}
+    both = trio.Event()
+    network.fates = {A: Fate(0, until=both), B: Fate(0, then=both.set)}
     stream = await connect_any([A, B])
-    assert network.open_places() == [stream.socket.getpeername()]
+    assert stream.socket.getpeername() == B
+    assert [sock.place for sock in network.sockets] == [A, B], "both had connected"
+    assert network.open_places() == [B]
+
+
+async def test_cancelled_when_it_has_just_connected_it_leaves_nothing_open(
+    network: ScriptedNetwork, autojump_clock: trio.testing.MockClock
+) -> None:
+    with trio.CancelScope() as scope:
+        network.fates = {A: Fate(0, then=scope.cancel)}
+        await connect_any([A])
+    assert scope.cancelled_caught
+    assert [sock.place for sock in network.sockets] == [A]
+    assert network.open_places() == []
+
+
+async def test_one_that_hangs_up_at_once_is_for_the_reader_to_find(
+    network: ScriptedNetwork, autojump_clock: trio.testing.MockClock
+) -> None:
+    network.fates = {A: Fate(0, vanishes=True)}
+    await connect_any([A])
+    assert network.open_places() == [A]
 
 
 async def test_all_reasons_are_told_with_their_addresses(
     network: ScriptedNetwork, autojump_clock: trio.testing.MockClock
 ) -> None:
-    network.fates = {A: Fate(0, errno.ENETUNREACH), B: Fate(0.4, errno.ECONNREFUSED), C: Fate(0, errno.ECONNREFUSED)}
+    network.fates = {
+        A: Fate(0, failed(errno.ENETUNREACH)),
+        B: Fate(0.4, failed(errno.ECONNREFUSED)),
+        C: Fate(0, failed(errno.ECONNREFUSED)),
+    }
     with pytest.raises(ConnectError) as raised:
         await connect_any([A, B, C])
     assert str(raised.value) == (
@@ -163,7 +116,7 @@ async def test_all_reasons_are_told_with_their_addresses(
 async def test_silence_ends_at_the_deadline_and_counts_as_a_reason(
     network: ScriptedNetwork, autojump_clock: trio.testing.MockClock
 ) -> None:
-    network.fates = {A: Fate(inf), B: Fate(0, errno.ECONNREFUSED)}
+    network.fates = {A: Fate(inf), B: Fate(0, failed(errno.ECONNREFUSED))}
     with pytest.raises(ConnectError, match=r"^no answer within 10 s \(.*\) / connection refused \(.*\)$"):
         await connect_any([A, B])
     assert trio.current_time() - network.epoch == pytest.approx(limits.CONNECT_TIMEOUT)
@@ -174,7 +127,7 @@ async def test_many_addresses_are_counted_in_the_message(
     network: ScriptedNetwork, autojump_clock: trio.testing.MockClock
 ) -> None:
     places = [(f"192.0.2.{number}", 443) for number in range(8)]
-    network.fates = dict.fromkeys(places, Fate(0, errno.ECONNREFUSED))
+    network.fates = dict.fromkeys(places, Fate(0, failed(errno.ECONNREFUSED)))
     with pytest.raises(ConnectError, match=r"\(192.0.2.0:443, 192.0.2.1:443, 192.0.2.2:443 and 5 more\)"):
         await connect_any(places)
 
@@ -210,11 +163,28 @@ async def test_nobody_there_is_a_refusal() -> None:
 async def test_connected_to_ourselves_is_a_refusal(
     network: ScriptedNetwork, autojump_clock: trio.testing.MockClock
 ) -> None:
-    ourselves = ("192.0.2.99", 1)
-    network.fates = {ourselves: Fate(0)}
+    network.fates = {OURSELVES: Fate(0)}
     with pytest.raises(ConnectError, match="connection refused"):
-        await connect_any([ourselves])
+        await connect_any([OURSELVES])
     assert network.open_places() == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "text"),
+    [
+        (OSError(errno.EACCES, "x"), "permission denied"),
+        (OSError(errno.EHOSTUNREACH, "x"), "no route to host"),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "name or service not known"),
+        (OSError("odd"), "odd"),
+    ],
+)
+async def test_a_failure_has_plain_words(
+    network: ScriptedNetwork, autojump_clock: trio.testing.MockClock, failure: OSError, text: str
+) -> None:
+    """A scope that names no interface fails as a look-up does, with a negative number."""
+    network.fates = {A: Fate(0, failure)}
+    with pytest.raises(ConnectError, match=rf"^{text} \("):
+        await connect_any([A])
 
 
 async def test_no_address_is_a_bug_of_the_caller() -> None:

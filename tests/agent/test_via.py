@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ import pytest
 import trio
 
 from tests.agent.proxies import Serve, SmallProxy, listening, scripted
+from tests.agent.scripted_network import Fate, scripted_network
 from tests.agent.stage import closed_port, echo
 from tests.streams.tls_pairs import ALPN, HOST, link_client, link_server
 from trunnel.agent.resolve import Resolver
@@ -68,11 +70,13 @@ async def test_the_proxy_gets_the_name_and_the_tunnel_is_whole(kind: ViaKind, ac
     names = Names()
     async with listening(echo) as origin:
         proxy = SmallProxy({str(RELAY): origin}, account=account, preamble=b"\r\n\r\nfirst")
-        async with via_of(door(proxy, kind), kind, account) as via:
-            async with await connect_via(via, RELAY, resolver=Resolver(names)) as stream:
-                await stream.send_all(b"hi")
-                await stream.send_eof()
-                assert b"".join([bytes(chunk) async for chunk in stream]) == b"\r\n\r\nfirsthi"
+        async with (
+            via_of(door(proxy, kind), kind, account) as via,
+            await connect_via(via, RELAY, resolver=Resolver(names)) as stream,
+        ):
+            await stream.send_all(b"hi")
+            await stream.send_eof()
+            assert b"".join([bytes(chunk) async for chunk in stream]) == b"\r\n\r\nfirsthi"
     assert proxy.asked == [str(RELAY)]
     assert names.asked == []
 
@@ -236,6 +240,15 @@ async def test_a_silent_proxy_costs_the_connect_timeout(kind: ViaKind, mock_cloc
         await silence.left.wait()
 
 
+async def test_a_proxy_that_does_not_answer_at_all_costs_it_too(autojump_clock: trio.testing.MockClock) -> None:
+    place = ("192.0.2.1", 3128)
+    with scripted_network({place: Fate(math.inf)}) as network, pytest.raises(ConnectError) as raised:
+        await connect_via(ViaAddress.parse("http://192.0.2.1:3128"), RELAY, resolver=Resolver(Names()))
+    assert str(raised.value) == "the proxy at 192.0.2.1:3128 did not answer within 10 s"
+    assert trio.current_time() - network.epoch == pytest.approx(limits.CONNECT_TIMEOUT)
+    assert network.open_places() == []
+
+
 @REMOTE
 async def test_cancelled_it_hangs_up(kind: ViaKind) -> None:
     silence = Silence()
@@ -265,6 +278,63 @@ async def test_an_answer_in_single_bytes_is_an_answer(kind: ViaKind) -> None:
             await drip(HEAD)
         await stream.send_all(b"tunnel")
 
-    async with via_of(serve, kind) as via:
-        async with await connect_via(via, RELAY, resolver=Resolver(Names())) as stream:
-            assert await stream.receive_some() == b"tunnel"
+    async with via_of(serve, kind) as via, await connect_via(via, RELAY, resolver=Resolver(Names())) as stream:
+        assert await stream.receive_some() == b"tunnel"
+
+
+class Recorder(trio.abc.SocketFactory):
+    """Makes real sockets, and remembers those of happy eyeballs; the proxy has some of its own."""
+
+    def __init__(self) -> None:
+        self.made: list[trio.socket.SocketType] = []
+
+    def socket(self, family: int = -1, type: int = -1, proto: int = -1) -> trio.socket.SocketType:  # noqa: A002 - trio's
+        sock = trio.socket.from_stdlib_socket(socket.socket(family, type, proto))
+        if "eyeballs" in trio.lowlevel.current_task().name:
+            self.made.append(sock)
+        return sock
+
+
+class Steps(trio.abc.Instrument):
+    """Cancels *scope* before step *at* of the task that made it."""
+
+    def __init__(self, at: int, scope: trio.CancelScope) -> None:
+        self._at, self._scope = at, scope
+        self._task = trio.lowlevel.current_task()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self._task:
+            self._at -= 1
+            if self._at == 0:
+                self._scope.cancel()
+
+
+async def cancelled_at(step: int, via: ViaAddress) -> bool:
+    """Dial and cancel at *step*; return whether that came in time. Nothing may stay open then."""
+    recorder, resolver = Recorder(), Resolver(Names(relay_example=["192.0.2.1"]))
+    stream: trio.SocketStream | None = None
+    with trio.fail_after(5), trio.CancelScope() as scope:
+        steps = Steps(step, scope)
+        trio.socket.set_custom_socket_factory(recorder)
+        trio.lowlevel.add_instrument(steps)
+        try:
+            stream = await connect_via(via, RELAY, resolver=resolver)
+        finally:
+            trio.lowlevel.remove_instrument(steps)
+            trio.socket.set_custom_socket_factory(None)
+    if stream is not None:
+        stream.socket.close()
+    assert recorder.made or stream is None
+    assert all(sock.fileno() < 0 for sock in recorder.made)
+    return stream is None
+
+
+@pytest.mark.parametrize("kind", list(ViaKind))
+async def test_cancelled_at_any_step_it_leaves_nothing_open(kind: ViaKind) -> None:
+    async with listening(echo) as origin:
+        proxy = SmallProxy({str(RELAY): origin, "192.0.2.1:443": origin}, account=ACCOUNT)
+        async with via_of(door(proxy, kind), kind, ACCOUNT) as via:
+            step = 1
+            while await cancelled_at(step, via):
+                step += 1
+    assert step > 5

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -31,7 +32,14 @@ BULK = bytes(range(256)) * 4 * 4_096
 MANY = 400
 """Streams at once: more than a backlog of 256."""
 BOTH = pytest.mark.parametrize("role", list(Role))
-UNREACHABLE = ("dial tcp", "no such host", "i/o timeout", "proxyconnect", "connection refused", "disabled by GOPROXY=off")
+UNREACHABLE = (
+    "dial tcp",
+    "no such host",
+    "i/o timeout",
+    "proxyconnect",
+    "connection refused",
+    "disabled by GOPROXY=off",
+)
 """What Go says when it cannot fetch a module."""
 
 
@@ -90,16 +98,9 @@ async def against_go(program: Path, role: Role) -> AsyncIterator[tuple[MuxSessio
     host, port = listener.socket.getsockname()
     theirs = "server" if role is Role.CLIENT else "client"
     async with trio.open_nursery() as nursery:
-        process: trio.Process = await nursery.start(
-            lambda task_status: trio.run_process(
-                [program, theirs, f"{host}:{port}"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                check=False,
-                task_status=task_status,
-            )
-        )
+        order = [program, theirs, f"{host}:{port}"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "check": False}
+        process: trio.Process = await nursery.start(partial(trio.run_process, order, **pipes))
         with trio.fail_after(ANSWER_SECONDS):
             carrier = await listener.accept()
         await listener.aclose()
@@ -202,6 +203,7 @@ async def test_a_reset_with_a_code_is_a_reset_to_the_peer_and_nothing_else(peer_
     async with against_go(peer_program, role) as (session, peer):
         for code in (ErrorCode.PEER_ABORTED, ErrorCode.CANCEL, ErrorCode.ORIGIN_UNREACHABLE):
             stream = await opened(session, b"r")
+            assert await stream.receive_some() == b"r"
             stream.reset(code)
             assert await peer.line() == "read: connection reset"
         assert await peer.ask("streams") == "0"
@@ -227,7 +229,7 @@ async def test_a_sender_to_a_stream_that_we_closed_is_reset(peer_program: Path, 
 async def test_last_words_of_a_stream_that_we_closed_are_read(peer_program: Path, role: Role) -> None:
     """Our FIN is not followed by an RST that would make the peer drop what it has not read."""
     async with against_go(peer_program, role) as (session, peer):
-        stream = await opened(session, b"r" + bytes(200_000))
+        stream = await opened(session, b"c" + bytes(200_000))
         await stream.aclose()
         assert await peer.line() == "read: ok"
 
@@ -273,7 +275,8 @@ async def test_pings_are_answered_both_ways(peer_program: Path, role: Role) -> N
 @BOTH
 async def test_after_the_peers_goodbye_we_open_nothing_and_open_streams_go_on(peer_program: Path, role: Role) -> None:
     async with against_go(peer_program, role) as (session, peer):
-        stream = await opened(session, b"e")
+        stream = await opened(session, b"e?")
+        assert await stream.receive_some() == b"?"  # so that it has accepted it
         assert await peer.ask("goaway") == "ok"
         assert await peer.ask("ping") == "ok"  # so that it has come
         with pytest.raises(SessionClosed, match="NO_ERROR"):

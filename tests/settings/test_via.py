@@ -141,7 +141,7 @@ def test_this_machine_is_never_reached_through_the_environments_proxy(host: str)
 
 def test_a_variable_that_does_not_parse_is_named_and_can_be_overruled() -> None:
     environ = {"ALL_PROXY": "socks://ann:s3cret@proxy"}
-    with pytest.raises(ConfigError, match="ALL_PROXY: .*NO_PROXY=relay.example") as raised:
+    with pytest.raises(ConfigError, match=r"ALL_PROXY: .*NO_PROXY=relay.example") as raised:
         via_from_environment(environ, RELAY)
     assert "s3cret" not in str(raised.value)
     assert via_from_environment({**environ, "NO_PROXY": "relay.example"}, RELAY) is None

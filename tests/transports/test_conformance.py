@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from tests.transports.conformance import AGENT, EXAMS, RELAY, Exam, Maker
+from tests.transports.quic_pairs import quic_pair
 from trunnel.transports.base import Session
 from trunnel.transports.h2 import open_h2_session
 from trunnel.transports.memory import memory_session_pair
@@ -48,7 +49,7 @@ async def h2_over_lockstep() -> AsyncIterator[tuple[Session, Session]]:
 
 @asynccontextmanager
 async def yamux_over_sockets() -> AsyncIterator[tuple[Session, Session]]:
-    """yamux over loopback TCP."""
+    """Yamux over loopback TCP."""
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:
         dialled = await trio.testing.open_stream_to_socket_listener(listener)
@@ -62,7 +63,7 @@ async def yamux_over_sockets() -> AsyncIterator[tuple[Session, Session]]:
 
 @asynccontextmanager
 async def yamux_over_lockstep() -> AsyncIterator[tuple[Session, Session]]:
-    """yamux over a carrier without any buffer."""
+    """Yamux over a carrier without any buffer."""
     left, right = trio.testing.lockstep_stream_pair()
     async with (
         open_yamux_session(left, Role.CLIENT, AGENT) as relay,
@@ -71,7 +72,14 @@ async def yamux_over_lockstep() -> AsyncIterator[tuple[Session, Session]]:
         yield relay, agent
 
 
-MAKERS = [memory_pair, h2_over_sockets, h2_over_lockstep, yamux_over_sockets, yamux_over_lockstep]
+@asynccontextmanager
+async def quic_over_sockets() -> AsyncIterator[tuple[Session, Session]]:
+    """QUIC over loopback UDP, at the relay's endpoint."""
+    async with quic_pair() as (relay, agent):
+        yield relay, agent
+
+
+MAKERS = [memory_pair, h2_over_sockets, h2_over_lockstep, yamux_over_sockets, yamux_over_lockstep, quic_over_sockets]
 
 
 @pytest.mark.parametrize("maker", MAKERS, ids=lambda maker: maker.__name__)

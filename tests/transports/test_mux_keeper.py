@@ -9,7 +9,8 @@ import trio
 import trio.testing
 
 from tests.transports.h2_model import content, frame, headers, read_frames
-from tests.transports.h2_pairs import RawPeer, h2_of, h2_pair, raw_pair
+from tests.transports.h2_pairs import RawPeer, h2_of, raw_pair
+from tests.transports.mux_pairs import PAIRS, Pair
 from trunnel.errors import ErrorCode, StreamReset
 from trunnel.settings import limits
 from trunnel.transports import h2_frames as frames
@@ -40,8 +41,11 @@ async def test_silence_is_counted_from_the_last_byte(after: float, autojump_cloc
         assert trio.current_time() - heard == pytest.approx(limits.DEAD_AFTER)
 
 
-async def test_one_ping_each_ten_seconds_keeps_both_ends_alive(autojump_clock: trio.testing.MockClock) -> None:
-    async with h2_pair() as (relay, agent):
+@PAIRS
+async def test_one_ping_each_ten_seconds_keeps_both_ends_alive(
+    autojump_clock: trio.testing.MockClock, pair: Pair
+) -> None:
+    async with pair() as (relay, agent):
         await trio.sleep(10 * limits.HEARTBEAT + 1)
         assert relay.closed is None
         assert agent.closed is None

@@ -12,6 +12,7 @@ import trio.testing
 from tests.transports.conformance import AGENT
 from tests.transports.h2_model import content, frame, headers, rst, u32
 from tests.transports.h2_pairs import h2_of, h2_pair, raw_pair
+from tests.transports.mux_pairs import PAIRS, Pair
 from trunnel.errors import ErrorCode, LocalProtocolError, SessionClosed, StreamReset
 from trunnel.settings import limits
 from trunnel.transports import h2_frames as frames
@@ -76,9 +77,10 @@ async def test_a_peaceful_goodbye_ends_only_the_opening_of_streams() -> None:
         assert session.closed is None
 
 
+@PAIRS
 @BOTH
-async def test_the_end_of_the_carrier_is_an_error_in_every_stream(role: Role) -> None:
-    async with h2_pair() as (relay, agent):
+async def test_the_end_of_the_carrier_is_an_error_in_every_stream(role: Role, pair: Pair) -> None:
+    async with pair() as (relay, agent):
         near = await relay.open_stream()
         far = await agent.accept_stream()
         await near.send_all(b"read me first")
@@ -114,13 +116,14 @@ async def test_a_waiting_opener_and_every_waiting_accepter_learn_of_the_end() ->
     assert len(ended) == 6
 
 
-async def test_each_of_many_accepters_gets_its_stream() -> None:
+@PAIRS
+async def test_each_of_many_accepters_gets_its_stream(pair: Pair) -> None:
     got: list[int] = []
 
     async def accept(session: Session) -> None:
         got.append((await session.accept_stream()).stream_id)
 
-    async with h2_pair() as (relay, agent), trio.open_nursery() as nursery:
+    async with pair() as (relay, agent), trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(accept, agent)
         await trio.testing.wait_all_tasks_blocked()
@@ -152,6 +155,7 @@ async def test_an_opener_waits_for_room_and_our_own_fin_makes_room() -> None:
 
 
 async def test_an_agent_opens_no_streams() -> None:
+    """HTTP/2 has no server that asks."""
     async with h2_pair() as (_relay, agent):
         with pytest.raises(LocalProtocolError):
             await agent.open_stream()
@@ -165,8 +169,9 @@ async def test_stream_numbers_that_are_used_up_end_the_session_rather_than_come_
         assert caught.value.retryable
 
 
-async def test_streams_that_nobody_accepts_are_refused() -> None:
-    async with h2_pair() as (relay, agent):
+@PAIRS
+async def test_streams_that_nobody_accepts_are_refused(pair: Pair) -> None:
+    async with pair() as (relay, agent):
         streams = [await relay.open_stream() for _ in range(limits.ACCEPT_QUEUE + 1)]
         with pytest.raises(trio.BrokenResourceError):
             await streams[-1].receive_some()
@@ -175,7 +180,8 @@ async def test_streams_that_nobody_accepts_are_refused() -> None:
         assert agent.statistics().streams_open == limits.ACCEPT_QUEUE
 
 
-async def test_a_burst_of_streams_finds_an_agent_that_accepts() -> None:
+@PAIRS
+async def test_a_burst_of_streams_finds_an_agent_that_accepts(pair: Pair) -> None:
     """Hundreds of visitors at once: none is refused while somebody accepts."""
     served = 0
 
@@ -185,7 +191,7 @@ async def test_a_burst_of_streams_finds_an_agent_that_accepts() -> None:
             await agent.accept_stream()
             served += 1
 
-    async with h2_pair() as (relay, agent), trio.open_nursery() as nursery:
+    async with pair() as (relay, agent), trio.open_nursery() as nursery:
         nursery.start_soon(serve, agent)
         streams = [await relay.open_stream() for _ in range(800)]
         for stream in streams:
@@ -253,9 +259,10 @@ async def test_a_peer_that_sends_and_never_reads_is_ended(autojump_clock: trio.t
             assert (await session.wait_closed()).code is ErrorCode.ENHANCE_YOUR_CALM
 
 
-async def test_a_consumer_that_never_reads_costs_one_window() -> None:
+@PAIRS
+async def test_a_consumer_that_never_reads_costs_one_window(pair: Pair) -> None:
     """LOAD-14: 200 MB are pushed at it; what is kept is bounded, and so is what the sender gets rid of."""
-    async with h2_pair() as (relay, agent):
+    async with pair() as (relay, agent):
         near = await relay.open_stream()
         far = await agent.accept_stream()
         await trio.testing.wait_all_tasks_blocked()
@@ -284,9 +291,10 @@ async def test_a_consumer_that_never_reads_costs_one_window() -> None:
         far.reset()
 
 
-async def test_an_aborted_stream_counts_until_its_owner_lets_go() -> None:
+@PAIRS
+async def test_an_aborted_stream_counts_until_its_owner_lets_go(pair: Pair) -> None:
     """Its bytes are still to be read and hold the session's credit."""
-    async with h2_pair() as (relay, agent):
+    async with pair() as (relay, agent):
         near = await relay.open_stream()
         far = await agent.accept_stream()
         await near.send_all(b"unread")

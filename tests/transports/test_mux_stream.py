@@ -8,6 +8,7 @@ import trio.testing
 
 from tests.transports.conformance import open_pair, read_all
 from tests.transports.h2_pairs import h2_of, h2_pair
+from tests.transports.mux_pairs import PAIRS, Pair
 from trunnel.errors import ErrorCode, StreamReset
 from trunnel.settings import limits
 from trunnel.transports.base import Stream
@@ -24,9 +25,10 @@ async def broken(stream: Stream) -> ErrorCode:
     return caught.value.__cause__.code
 
 
-async def test_closing_after_a_cancelled_send_is_an_abort_not_an_end() -> None:
+@PAIRS
+async def test_closing_after_a_cancelled_send_is_an_abort_not_an_end(pair: Pair) -> None:
     """`async with stream` must not turn a cut message into a complete one."""
-    async with h2_pair() as (relay, agent):
+    async with pair() as (relay, agent):
         near, far = await open_pair(relay, agent)
         with trio.CancelScope() as scope:
             async with near, trio.open_nursery() as nursery:
@@ -36,8 +38,9 @@ async def test_closing_after_a_cancelled_send_is_an_abort_not_an_end() -> None:
         assert await broken(far) is ErrorCode.CANCEL
 
 
-async def test_closing_while_another_task_sends_is_an_abort_too() -> None:
-    async with h2_pair() as (relay, agent):
+@PAIRS
+async def test_closing_while_another_task_sends_is_an_abort_too(pair: Pair) -> None:
+    async with pair() as (relay, agent):
         near, far = await open_pair(relay, agent)
         async with trio.open_nursery() as nursery:
 
@@ -51,8 +54,9 @@ async def test_closing_while_another_task_sends_is_an_abort_too() -> None:
         assert await broken(far) is ErrorCode.CANCEL
 
 
-async def test_a_reset_wakes_the_sender_and_the_consumer() -> None:
-    async with h2_pair() as (relay, agent):
+@PAIRS
+async def test_a_reset_wakes_the_sender_and_the_consumer(pair: Pair) -> None:
+    async with pair() as (relay, agent):
         near, _far = await open_pair(relay, agent)
         async with trio.open_nursery() as nursery:
 
@@ -70,8 +74,9 @@ async def test_a_reset_wakes_the_sender_and_the_consumer() -> None:
             near.reset()
 
 
-async def test_a_reset_after_both_ends_changes_nothing() -> None:
-    async with h2_pair() as (relay, agent):
+@PAIRS
+async def test_a_reset_after_both_ends_changes_nothing(pair: Pair) -> None:
+    async with pair() as (relay, agent):
         near, far = await open_pair(relay, agent)
         for stream in (near, far):
             await stream.send_eof()
@@ -84,8 +89,9 @@ async def test_a_reset_after_both_ends_changes_nothing() -> None:
         assert await far.receive_some() == b"", "it stays an end"
 
 
-async def test_a_reset_after_the_peers_fin_drops_the_unread_and_is_no_end() -> None:
-    async with h2_pair() as (relay, agent):
+@PAIRS
+async def test_a_reset_after_the_peers_fin_drops_the_unread_and_is_no_end(pair: Pair) -> None:
+    async with pair() as (relay, agent):
         near, far = await open_pair(relay, agent)
         await near.send_all(b"unread")
         await near.send_eof()
@@ -113,8 +119,9 @@ async def test_unread_bytes_give_their_credit_back(how: str) -> None:
         assert agent.statistics().unread == 0
 
 
-async def test_a_second_task_in_one_method_is_refused() -> None:
-    async with h2_pair() as (relay, agent):
+@PAIRS
+async def test_a_second_task_in_one_method_is_refused(pair: Pair) -> None:
+    async with pair() as (relay, agent):
         near, _far = await open_pair(relay, agent)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(near.send_all, BULK)
@@ -126,8 +133,9 @@ async def test_a_second_task_in_one_method_is_refused() -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_nothing_can_be_sent_of_nothing() -> None:
-    async with h2_pair() as (relay, agent):
+@PAIRS
+async def test_nothing_can_be_sent_of_nothing(pair: Pair) -> None:
+    async with pair() as (relay, agent):
         near, far = await open_pair(relay, agent)
         with trio.testing.assert_checkpoints():
             await near.send_all(b"")
@@ -141,9 +149,10 @@ async def test_nothing_can_be_sent_of_nothing() -> None:
             await near.send_eof()
 
 
+@PAIRS
 @pytest.mark.parametrize("payload", [b"bytes", bytearray(b"bytes"), memoryview(b"bytes")])
-async def test_any_bytes_like_may_be_sent(payload: bytes | bytearray | memoryview) -> None:
-    async with h2_pair() as (relay, agent):
+async def test_any_bytes_like_may_be_sent(payload: bytes | bytearray | memoryview, pair: Pair) -> None:
+    async with pair() as (relay, agent):
         near, far = await open_pair(relay, agent)
         await near.send_all(payload)
         if isinstance(payload, bytearray):

@@ -72,6 +72,7 @@ def test_credentials_are_sent_unasked_and_as_utf_8() -> None:
         b"HTTP/1.1 200 OK\nVia: lines end in LF\n\n",
         b"HTTP/1.1 200 OK\nVia: mixed\r\n\n",
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK,
+        b"HTTP/1.1 103 Early Hints\r\nLink: longer than the answer\r\n\r\nHTTP/1.1 200\r\n\r\n",
     ],
 )
 def test_any_2xx_connects_and_the_tunnel_begins_behind_its_head(head: bytes) -> None:

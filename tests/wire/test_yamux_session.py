@@ -1,13 +1,12 @@
-"""Two connections talk through a pipe of arbitrary chunks; a model of byte strings knows what must come out."""
+"""What one end sends, rule by rule; `test_yamux_conversation` lets two of them talk."""
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from collections.abc import Callable
 
-from tests.wire.yamux_model import PATTERN, End, Frame, Lone, Wire, ack, content, fin, frame, rst, syn, update
+import pytest
+
+from tests.wire.yamux_model import PATTERN, Frame, Lone, ack, content, fin, frame, rst, syn, update
 from trunnel.errors import ErrorCode, LocalProtocolError
 from trunnel.settings import limits
 from trunnel.wire import muxevents as events
@@ -15,159 +14,6 @@ from trunnel.wire.muxevents import Role
 from trunnel.wire.yamux import YamuxConnection
 from trunnel.wire.yamux_frames import ACK, FIN, RST, STREAM_ID_MAX, SYN, FrameType, GoAwayCode
 from trunnel.wire.yamux_session import INITIAL_WINDOW, YamuxSession, go_away_code
-
-CODES = st.sampled_from((ErrorCode.CANCEL, ErrorCode.REFUSED_STREAM, ErrorCode.PEER_ABORTED, ErrorCode.SLOW_CONSUMER))
-AMOUNTS = st.sampled_from((1, 12, 100, 5_000, 16_384, 65_536, 200_000, 400_000))
-SIDES = st.booleans()
-DRAWS = st.integers(0, 7)
-OPEN_MAX = 6
-"""Streams open at a time: rules must meet."""
-
-
-class Conversation(RuleBasedStateMachine):
-    """Everything that two honest ends may do, in any order and any cut of the bytes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.wire = Wire()
-        self.farewells: dict[bool, ErrorCode] = {}
-
-    def _end(self, side: bool) -> End:
-        return self.wire.ends[side]
-
-    def _stream(self, end: End, draw: int) -> int | None:
-        known = sorted(end.yamux.streams) or end.opened + end.accepted
-        return known[draw % len(known)] if known else None
-
-    @rule(side=SIDES)
-    def open(self, side: bool) -> None:
-        end = self._end(side)
-        if len(end.yamux.streams) >= OPEN_MAX or end.farewell is not None:
-            return
-        stream_id = end.yamux.open_stream(now=self.wire.now)
-        assert stream_id % 2 == (end is self.wire.client)
-        assert not end.opened or stream_id > end.opened[-1], "an id was used twice"
-        end.opened.append(stream_id)
-
-    @rule(side=SIDES, draw=DRAWS, amount=AMOUNTS)
-    def send(self, side: bool, draw: int, amount: int) -> None:
-        end = self._end(side)
-        if (stream_id := self._stream(end, draw)) is None:
-            return
-        taken = end.send(stream_id, amount)
-        assert taken <= min(amount, limits.YAMUX_FRAME_MAX)
-        assert not taken or stream_id not in end.finished | set(end.aborted) | set(end.aborting), "taken after the end"
-
-    @rule(side=SIDES, draw=DRAWS)
-    def finish(self, side: bool, draw: int) -> None:
-        end = self._end(side)
-        if (stream_id := self._stream(end, draw)) in end.yamux.streams and stream_id is not None:
-            end.finish(stream_id)
-
-    @rule(side=SIDES, draw=DRAWS, code=CODES)
-    def reset(self, side: bool, draw: int, code: ErrorCode) -> None:
-        end = self._end(side)
-        if (stream_id := self._stream(end, draw)) is not None:
-            end.reset(stream_id, code)
-
-    @rule(side=SIDES, draw=DRAWS)
-    def close(self, side: bool, draw: int) -> None:
-        end = self._end(side)
-        if (stream_id := self._stream(end, draw)) is not None:
-            end.close(stream_id)
-
-    @rule(side=SIDES, draw=DRAWS, amount=AMOUNTS)
-    def consume(self, side: bool, draw: int, amount: int) -> None:
-        end = self._end(side)
-        unread = [stream_id for stream_id, left in end.unread.items() if left]
-        if unread:
-            end.consume(unread[draw % len(unread)], amount, now=self.wire.now)
-
-    @rule(side=SIDES)
-    def ping(self, side: bool) -> None:
-        self._end(side).pings += 1
-        self._end(side).yamux.ping()
-
-    @precondition(lambda self: len(self.farewells) < 1)
-    @rule(side=SIDES)
-    def go_away(self, side: bool) -> None:
-        self.farewells[side] = ErrorCode.NO_ERROR
-        self._end(side).yamux.go_away(ErrorCode.NO_ERROR)
-
-    @rule(side=SIDES, amount=st.integers(1, 300_000))
-    def deliver(self, side: bool, amount: int) -> None:
-        self.wire.deliver(self._end(side), amount)
-
-    @rule(seconds=st.sampled_from((0.001, 0.02, 1.0)))
-    def wait(self, seconds: float) -> None:
-        self.wire.now += seconds
-
-    @invariant()
-    def bytes_come_in_order(self) -> None:
-        for end in self.wire.ends:
-            far = self.wire.far(end)
-            for stream_id, received in end.received.items():
-                assert far.sent[stream_id].startswith(received)
-            for stream_id in end.ended:
-                assert stream_id in far.finished
-                assert end.received.get(stream_id, b"") == far.sent.get(stream_id, b""), "an end before the end"
-            assert set(end.accepted) <= set(far.opened)
-
-    @invariant()
-    def aborts_name_their_reason(self) -> None:
-        for end in self.wire.ends:
-            far = self.wire.far(end)
-            for stream_id, code in end.aborted.items():
-                assert code is far.aborting.get(stream_id, ErrorCode.REFUSED_STREAM)
-                assert stream_id in far.aborting or self.farewells
-
-    @invariant()
-    def credit_is_kept(self) -> None:
-        for end in self.wire.ends:
-            yamux = end.yamux
-            assert yamux.unread == sum(end.unread.values())
-            assert yamux.late_credit >= 0
-            for stream_id, state in yamux.streams.items():
-                far_state = self.wire.far(end).yamux.streams.get(stream_id)
-                assert state.send_window >= 0
-                assert state.receive_left >= 0
-                if far_state is not None:
-                    assert far_state.send_window <= state.receive_left, "more than we gave"
-                held = state.receive_left + state.returned + end.unread.get(stream_id, 0)
-                assert held <= state.window.size <= limits.STREAM_WINDOW_MAX
-            grown = sum(state.window.size - INITIAL_WINDOW for state in yamux.streams.values())
-            assert yamux._budget._granted == grown <= limits.SESSION_CREDIT
-            assert yamux._unacknowledged == sum(not state.acknowledged for state in yamux.streams.values())
-
-    def teardown(self) -> None:
-        self.wire.settle()
-        self.bytes_come_in_order()
-        client, server = self.wire.ends
-        for near, far in ((client, server), (server, client)):
-            assert near.pings == 0, "each ping was answered"
-            assert set(near.yamux.streams) <= set(far.yamux.streams) | set(far.yamux.lingering)
-            for stream_id in set(near.received) - set(near.yamux.streams):
-                assert stream_id in near.ended | set(near.aborted) | set(near.aborting), "ended without an end"
-            for stream_id, state in near.yamux.streams.items():
-                if stream_id in far.yamux.streams:
-                    held = state.receive_left + state.returned + near.unread.get(stream_id, 0)
-                    assert held == state.window.size, "credit was lost or made"
-                    assert far.yamux.streams[stream_id].send_window == state.receive_left or state.they_ended
-        for end in self.wire.ends:
-            for stream_id in list(end.yamux.streams):
-                end.reset(stream_id, ErrorCode.CANCEL)
-        self.wire.settle()
-        for end in self.wire.ends:
-            assert end.yamux.streams == {}
-            assert end.yamux.lingering == {}, "an end or a reset is the end of it"
-            assert end.yamux._budget._granted == 0
-
-
-Conversation.TestCase.settings = settings(max_examples=40, stateful_step_count=60, deadline=None)
-TestConversation = Conversation.TestCase
-
-
-# --- single rules -------------------------------------------------------------------------------
 
 BOTH = pytest.mark.parametrize("role", list(Role))
 
@@ -209,10 +55,45 @@ def test_no_more_streams_than_the_peer_keeps_in_its_backlog() -> None:
     assert lone.yamux.peer_stream_limit == len(lone.yamux.streams)
 
 
+def read_behind_the_end(yamux: YamuxConnection) -> None:
+    """Let the peer end stream 1, then read of it."""
+    yamux.feed_untrusted(fin(1), now=0.0)
+    yamux.consumed(1, 1, unread=0, now=0.0)
+
+
+USES: dict[str, Callable[[YamuxConnection], object]] = {
+    "read": lambda yamux: yamux.consumed(1, 1, unread=0, now=0.0),
+    "read behind its end": read_behind_the_end,
+    "written": lambda yamux: yamux.send(1, memoryview(b"x")),
+    "ended": lambda yamux: yamux.end(1),
+    "alive when we ping": lambda yamux: yamux.ping(),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_a_stream_is_acknowledged_once_when_it_is_used(use: Callable[[YamuxConnection], object]) -> None:
+    """So that 256 streams in the opener's backlog are 256 that nobody accepted, not 256 that came."""
+    lone = Lone(Role.SERVER)
+    lone.feed(syn(1) + content(1, b"xyz"))
+    assert lone.written() == []
+    use(lone.yamux)
+    assert lone.written()[0] == (FrameType.WINDOW_UPDATE, ACK, 1, 0, b"")
+    use(lone.yamux)
+    assert not [one for one in lone.written() if one[:3] == (FrameType.WINDOW_UPDATE, ACK, 1)]
+
+
+def test_a_stream_that_is_reset_unused_needs_no_acknowledgement() -> None:
+    lone = Lone(Role.SERVER)
+    lone.feed(syn(1))
+    lone.yamux.reset(1, ErrorCode.REFUSED_STREAM)
+    lone.yamux.ping()
+    assert [flags for _, flags, _, _, _ in lone.written()] == [RST, SYN]
+
+
 def test_frames_are_cut_by_window_and_frame_size() -> None:
     lone = Lone(Role.CLIENT, streams=1)
     payload = memoryview(PATTERN)
-    sent = []
+    sent: list[int] = []
     while taken := lone.yamux.send(1, payload):
         sent.append(taken)
     assert sent == [limits.YAMUX_FRAME_MAX] * (INITIAL_WINDOW // limits.YAMUX_FRAME_MAX)

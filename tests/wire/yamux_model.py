@@ -80,7 +80,7 @@ def read_frames(wire: bytes) -> list[Frame]:
         at += HEADER_BYTES
         size = header.length if header.kind == FrameType.DATA else 0
         assert at + size <= len(wire), "a frame was cut"
-        found.append((*header, wire[at : at + size]))
+        found.append((header.kind, header.flags, header.stream_id, header.length, wire[at : at + size]))
         at += size
     return found
 
@@ -111,6 +111,7 @@ class Lone:
         self.yamux = YamuxConnection(role, now=0.0, window_max=window_max)
         self.now = 0.0
         self.ids = [self._open(2 * number + 1) for number in range(streams)]
+        self.yamux.ping()  # acknowledges them
         self.yamux.output.take()
 
     def _open(self, stream_id: int) -> int:
@@ -137,9 +138,7 @@ class Lone:
 
     def resets(self) -> list[tuple[int, ErrorCode]]:
         """Take what this end has queued; return its resets."""
-        return [
-            (stream_id, ErrorCode(length)) for _, flags, stream_id, length, _ in self.written() if flags & RST
-        ]
+        return [(stream_id, ErrorCode(length)) for _, flags, stream_id, length, _ in self.written() if flags & RST]
 
 
 class End:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import msgspec
@@ -47,6 +47,17 @@ class Attached:
 
 
 @final
+@dataclass(slots=True, eq=False)
+class _Probe:
+    """The last probe that we asked for."""
+
+    number: int
+    answered: trio.Event = field(default_factory=trio.Event)
+    failure: str = "the session ended"
+    """Until the answer comes."""
+
+
+@final
 class Attachment:
     """A session in which the relay has welcomed us."""
 
@@ -70,9 +81,7 @@ class Attachment:
         self._endpoints_changed = trio.Event()
         self._idle = trio.Event()  # replaced whenever a visitor comes
         self._rejected: Rejected | None = None
-        self._probe_number = 0
-        self._probed: trio.Event = trio.Event()
-        self._probe_failure: str | None = None
+        self._probe = _Probe(0)
 
     @property
     def welcome(self) -> control.Welcome:
@@ -173,13 +182,11 @@ class Attachment:
         """
         if not self.carriers:
             return "no carrier"
-        self._probe_number += 1
-        self._probed = trio.Event()
-        self._probe_failure = None
-        self.carriers[-1].channel.post(control.Probe(self._probe_number))
+        self._probe = asked = _Probe(self._probe.number + 1)
+        self.carriers[-1].channel.post(control.Probe(asked.number))
         with trio.move_on_after(limits.CANARY_TIMEOUT + limits.CLOSE_TIMEOUT):
-            await self._wait_unless_closed(self._probed)
-            return "the session ended" if self._probe_failure is None else self._probe_failure
+            await self._wait_unless_closed(asked.answered)
+            return asked.failure
         return "the relay did not answer the probe in time"
 
     async def drain(self, grace: float, reason: str) -> None:
@@ -249,9 +256,9 @@ class Attachment:
             link.abort(f"control: {exc.reason}", code=ErrorCode.PROTOCOL_ERROR)
 
     def _take_probed(self, number: int, failure: str) -> None:
-        if number == self._probe_number and not self._probed.is_set():
-            self._probe_failure = failure
-            self._probed.set()
+        if number == self._probe.number and not self._probe.answered.is_set():
+            self._probe.failure = failure
+            self._probe.answered.set()
 
     async def _heartbeat(self, attached: Attached) -> None:
         """Ping the relay's control task; one that has stopped answering is as good as dead."""

@@ -244,6 +244,6 @@ class CarrierKeeper:
         if not kinds or self._announced in kinds:
             return
         previous, self._announced = self._announced, usable[0].transport
-        title = TransportKind(self._announced).title
+        title = TransportKind(self._announced).full_name
         silent = "UDP no longer answers" if previous == TransportKind.QUIC else "UDP answers again"
         self._announce(self._announced, f"{title}: {silent}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from typing import final
+from typing import Final, final
 
 import trio
 
@@ -22,6 +22,14 @@ from trunnel.streams.sockets import abort_socket, tune_socket
 
 Place = tuple[str, int]
 """IP address and port."""
+
+_WORDS: Final = {
+    errno.ECONNREFUSED: "connection refused",
+    errno.ENETUNREACH: "network is unreachable",
+    errno.EHOSTUNREACH: "no route to host",
+    errno.ETIMEDOUT: "connection timed out",
+}
+"""The usual failures; Windows has no text for the numbers of its sockets."""
 
 
 async def connect_any(addresses: Sequence[Place], *, delay: float = limits.HAPPY_EYEBALLS_DELAY) -> trio.SocketStream:
@@ -122,7 +130,9 @@ def _report(addresses: Sequence[Place], failures: dict[Place, OSError]) -> str:
 def _reason(failure: OSError | None) -> str:
     if failure is None:
         return f"no answer within {limits.CONNECT_TIMEOUT:g} s"
-    return (os.strerror(failure.errno) if failure.errno else str(failure)).lower()
+    number = failure.errno or 0
+    text = os.strerror(number) if number > 0 else failure.strerror or str(failure)
+    return _WORDS.get(number, text.lower())
 
 
 def _listed(places: Sequence[str]) -> str:

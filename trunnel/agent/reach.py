@@ -62,7 +62,7 @@ class Reach:
     @property
     def wanted(self) -> str:
         """What is going to be dialled, for people."""
-        return "QUIC or TCP" if self.automatic else self._asked().title
+        return "QUIC or TCP" if self.automatic else self._asked().full_name
 
     def _asked(self) -> TransportKind:
         return self.tcp or TransportKind.QUIC
@@ -85,7 +85,7 @@ class Reach:
         asked = plan(self._asked(), {}, utc_now())
         if self.dialler.via is None or self.choice is not TransportChoice.AUTO:
             return asked
-        why = f"{asked.first.title}: QUIC does not go through {self.dialler.via}"
+        why = f"{asked.first.full_name}: QUIC does not go through {self.dialler.via}"
         return Plan(first=asked.first, second=None, head_start=0.0, why=why)
 
     async def note(self, outcomes: Mapping[TransportKind, bool]) -> None:

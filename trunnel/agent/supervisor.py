@@ -192,22 +192,25 @@ class Supervisor:
                 outcomes[chosen.passed_over] = False
             await self._reach.note(outcomes)
             await self._prepare(attachment)
-            self._announce_transport(attachment, chosen.transport, chosen.why)
             async with bare_nursery() as nursery:
-                ended = await self._serve(attachment, nursery)
+                ended = await self._serve(attachment, nursery, why=chosen.why)
                 with trio.move_on_after(limits.ABORT_FLUSH_TIMEOUT):
                     await attachment.wait_idle()  # what had arrived is delivered, then each visitor is aborted
                 nursery.cancel_scope.cancel()
         return ended
 
-    async def _serve(self, attachment: Attachment, nursery: trio.Nursery) -> SessionClosed | Rejected:
-        """Serve visitors in *nursery* until the session has ended; return why it did."""
+    async def _serve(self, attachment: Attachment, nursery: trio.Nursery, *, why: str) -> SessionClosed | Rejected:
+        """Serve visitors in *nursery* until the session has ended; return why it did.
+
+        "Connected" is said once a canary has shown that visitors are served, not before.
+        """
         nursery.start_soon(attachment.serve_visitors, self._served.forwarding(), nursery)
         await first_canary(attachment, self._on_event)
 
         def announce(transport: str, why: str) -> None:
             self._announce_transport(attachment, transport, why)
 
+        announce(attachment.link.transport, why)
         self._keeper = CarrierKeeper(attachment, self._reach, pool_size=self._settings.pool_size, announce=announce)
         self.attachment = attachment
         try:

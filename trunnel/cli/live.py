@@ -64,8 +64,12 @@ class LivePrinter:
         self._plain = PlainPrinter(stdout)
         self._console = console or Console(file=cast("IO[str]", TerminalFile(stdout)), highlight=False)
         self._facts: dict[str, str] = {}
+        self._relays: dict[str, str] = {}  # what is known of each relay
+        self._ready: dict[str, events.Ready] = {}  # public addresses, the one to show first
         self._visitors: deque[str] = deque(maxlen=limits.LIVE_VISITORS)
         self._open = self._count = self._bytes_in = self._bytes_out = 0
+        self._canary: events.Canary | None = None
+        self._canary_at = 0.0
         self._changed = True
         self._live = Live(
             get_renderable=self.picture,
@@ -94,9 +98,12 @@ class LivePrinter:
 
     async def keep_fresh(self) -> None:
         """Redraw what changed, at most every `limits.LIVE_REFRESH` seconds; runs until cancelled."""
+        drawn = trio.current_time()
         while True:
-            if self._changed and not self._stdout.blocked:
-                self._changed = False
+            now = trio.current_time()
+            aged = self._canary is not None and now - drawn >= 1  # its age is shown in seconds
+            if (self._changed or aged) and not self._stdout.blocked:
+                self._changed, drawn = False, now
                 self._live.refresh()
             await trio.sleep(limits.LIVE_REFRESH)
 
@@ -109,11 +116,29 @@ class LivePrinter:
         facts = Table.grid(padding=(0, 2))
         facts.add_column(style="bold", no_wrap=True)
         facts.add_column(overflow="fold")
-        for name, text in self._facts.items():
+        for name, text in (*self._facts.items(), *self._addresses()):
             facts.add_row(name, Text(text, style="bold green" if name == "URL" else ""))
+        if self._canary is not None:
+            facts.add_row("Served", Text(self._served(self._canary), style="" if self._canary.ok else "bold red"))
         counts = f"{self._open} now, {self._count} so far, {size(self._bytes_in)} in, {size(self._bytes_out)} out"
         facts.add_row("Visitors", counts)
         return Group(facts, *(Text(f"  {line}", style="dim", overflow="ellipsis") for line in self._visitors))
+
+    def _addresses(self) -> list[tuple[str, str]]:
+        """Return the rows on relays and public addresses."""
+        rows = [("Relay", printable(f"{relay}  {state}")) for relay, state in self._relays.items()]
+        shown = list(self._ready.values())[: limits.LIVE_URLS]
+        rows += [("URL", printable(ready.url)) for ready in shown]
+        for ready in shown[:1]:
+            rows += [("Data path", f"{ready.transport}, {ready.data_path}"), ("Try", printable(curl_command(ready)))]
+            if ready.fingerprint is not None:
+                rows.append(("SHA-256", ready.fingerprint))
+        return rows
+
+    def _served(self, canary: events.Canary) -> str:
+        """Word the last canary: its round trip, and how long ago."""
+        age = f"{max(0.0, trio.current_time() - self._canary_at):.0f} s ago"
+        return f"yes, {canary.rtt_ms:.0f} ms, {age}" if canary.ok else f"no: {printable(canary.failure)}, {age}"
 
     def _note(self, event: Event) -> None:
         facts = self._facts
@@ -122,17 +147,20 @@ class LivePrinter:
                 facts["Service"] = printable(event.target)
                 facts["Agent"] = event.agent_id[:8]
             case events.Connecting():
-                facts["Relay"] = printable(f"connecting to {event.relay} over {event.transport}")
+                self._relays[event.relay] = f"connecting over {event.transport}"
             case events.Connected():
-                facts["Relay"] = printable(f"{event.relay} over {event.transport} ({event.why})")
+                self._relays[event.relay] = f"connected over {event.transport} ({event.why})"
             case events.Ready():
-                self._note_ready(event)
+                self._ready[event.url] = event
+            case events.Canary():
+                self._canary, self._canary_at = event, trio.current_time()
             case events.OriginState():
                 facts["Service is"] = printable(f"{event.state}  {event.cause}")
             case events.StreamOpened() | events.StreamClosed():
                 self._note_visitor(event)
             case events.Disconnected() | events.RejectedByRelay():
-                facts["Relay"] = f"{first_line(event.reason)}; {retry_text(event.retry_in)}"
+                self._canary = None
+                self._relays[event.relay] = f"{first_line(event.reason)}; {retry_text(event.retry_in)}"
             case events.Stopping():
                 facts["Stopping"] = "finishing what is open; Ctrl-C again stops at once"
             case events.Notice():
@@ -149,11 +177,3 @@ class LivePrinter:
         self._bytes_in += event.bytes_in
         self._bytes_out += event.bytes_out
         self._visitors.append(visit(event))
-
-    def _note_ready(self, ready: events.Ready) -> None:
-        facts = self._facts
-        facts["URL"] = printable(ready.url)
-        facts["Data path"] = f"{ready.transport}, {ready.data_path}"
-        facts["Try"] = printable(curl_command(ready))
-        if ready.fingerprint is not None:
-            facts["SHA-256"] = ready.fingerprint

@@ -55,6 +55,11 @@ def _(event: events.Ready) -> list[str]:
 
 
 @describe.register
+def _(event: events.Canary) -> list[str]:
+    return [] if event.ok else [printable(f"visitors would not be served now: {event.failure}")]
+
+
+@describe.register
 def _(event: events.OriginState) -> list[str]:
     cause = f": {event.cause}" if event.cause else ""
     return [printable(f"local service {event.state}{cause}")]
@@ -106,6 +111,19 @@ def _(event: events.SessionOpened) -> list[str]:
 @describe.register
 def _(event: events.SessionEnded) -> list[str]:
     return [printable(f"agent {event.agent_id} gone: {event.reason}")]
+
+
+@describe.register
+def _(event: events.CarrierOpened) -> list[str]:
+    if event.carriers == 1:
+        return []  # said with the session, or the return of an agent that was hardly away
+    return [printable(f"agent {event.agent_id} has {event.carriers} connections, one more over {event.transport}")]
+
+
+@describe.register
+def _(event: events.CarrierLost) -> list[str]:
+    left = f"{event.carriers} left" if event.carriers else "none left, waiting for its return"
+    return [printable(f"agent {event.agent_id} lost a connection over {event.transport} ({left}): {event.reason}")]
 
 
 @describe.register

@@ -65,11 +65,12 @@ class AgentDoor:
     ) -> None:
         self._attached = attached
         self._admission = admission
-        self._settings = settings
         self._relay_id = relay_id
         self._context = context
         self._on_event = on_event
         self._refusals = Throttle(limits.LOG_PER_PEER)
+        self.window_max = settings.stream_window
+        """Bytes to which a stream's receive window may grow."""
         self.draining = False
         """Whether agents are refused because the relay stops."""
 
@@ -102,10 +103,10 @@ class AgentDoor:
 
     def _multiplex(self, carrier: TlsStream, peer: Peer) -> AbstractAsyncContextManager[Session]:
         """Return the transport that ALPN has agreed on."""
-        window_max = self._settings.stream_window
         if carrier.alpn == LINK_ALPN_YAMUX:
-            return open_yamux_session(carrier, Role.CLIENT, peer, window_max=window_max)
-        return open_h2_session(carrier, Role.CLIENT, peer, authority=self._relay_id.value, window_max=window_max)
+            return open_yamux_session(carrier, Role.CLIENT, peer, window_max=self.window_max)
+        authority = self._relay_id.value
+        return open_h2_session(carrier, Role.CLIENT, peer, authority=authority, window_max=self.window_max)
 
     async def greet(self, link: Session, slot: Ticket) -> None:
         """Hear the agent's hello on a new carrier, answer it, and serve the carrier to its end.

@@ -17,30 +17,25 @@ from datetime import timedelta
 from typing import final
 
 import trio
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from OpenSSL import SSL
 
 from trunnel.clock import utc_now
 from trunnel.errors import ConfigError
 from trunnel.events import Draining, EventSink, Listening, VisitorRefused, ignore_events
-from trunnel.identity.contexts import ServerKey, link_server_context
-from trunnel.identity.files import read_guarded
-from trunnel.identity.keys import IdentityKey, id_of, link_certificate
 from trunnel.names import KeyId
 from trunnel.relay.admission import Admission, AdmissionLimits
 from trunnel.relay.agents import AgentDoor
 from trunnel.relay.attached import AttachedAgents
 from trunnel.relay.authorized import AuthorizedAgents, load_authorized
 from trunnel.relay.authorized_watch import watch_authorized
+from trunnel.relay.credentials import RelayCredentials, load_credentials
 from trunnel.relay.ingress import ALL_ROLES, Arrival, Entrance, Role, serve
+from trunnel.relay.quic import serve_agents_on_quic
 from trunnel.relay.sessions import Farewell, Sessions
 from trunnel.relay.visitors import VisitorDoor
 from trunnel.settings import limits
 from trunnel.settings.relay import RelaySettings
 from trunnel.streams.listen import HostPort, open_listeners
-from trunnel.transports.alpn import LINK_ALPN_H2, LINK_ALPN_YAMUX
+from trunnel.streams.udp import UdpSocket, open_udp_sockets
 from trunnel.wire import control
 from trunnel.wire.clienthello import ClientHello
 from trunnel.wire.proxyprotocol import Address
@@ -59,31 +54,34 @@ class BoundRelay:
         """Id of the key that agents pin."""
         self.entrances = entrances
         """The listeners and whom they are for."""
+        self.udp: list[UdpSocket] = []
+        """The sockets of agents on QUIC."""
         self._drain = trio.Event()
         self.drain_reason = ""
 
-    def _addresses(self, role: Role) -> tuple[HostPort, ...]:
+    def addresses(self, role: Role) -> tuple[HostPort, ...]:
+        """Return where connections of one role are accepted."""
         return tuple(entrance.listener.address for entrance in self.entrances if role in entrance.roles)
 
     @property
     def agents(self) -> tuple[str, ...]:
         """Addresses for agents, `HOST:PORT`."""
-        return tuple(str(Address(*address)) for address in self._addresses(Role.AGENTS))
+        return tuple(str(Address(*address)) for address in self.addresses(Role.AGENTS))
 
     @property
     def visitors(self) -> tuple[str, ...]:
         """Addresses for visitors, `HOST:PORT`."""
-        return tuple(str(Address(*address)) for address in self._addresses(Role.VISITORS))
+        return tuple(str(Address(*address)) for address in self.addresses(Role.VISITORS))
 
     @property
     def agents_port(self) -> int:
         """The bound port for agents."""
-        return self._addresses(Role.AGENTS)[0][1]
+        return self.addresses(Role.AGENTS)[0][1]
 
     @property
     def visitors_port(self) -> int:
         """The bound port for visitors."""
-        return self._addresses(Role.VISITORS)[0][1]
+        return self.addresses(Role.VISITORS)[0][1]
 
     def drain(self, reason: str) -> None:
         """Stop accepting, let visitors finish, then return from `serve_relay`.  Idempotent."""
@@ -150,34 +148,17 @@ def _open_entrances(settings: RelaySettings) -> list[Entrance]:
     return entrances
 
 
-def _load_pem(settings: RelaySettings) -> tuple[ServerKey, list[x509.Certificate]]:
-    """Load the certificate chain and key that a person gave."""
-    if settings.tls_cert is None or settings.tls_key is None:
-        raise AssertionError("asked for only when both are set")
-    pem = read_guarded(settings.tls_cert, limit=limits.KEY_FILE_MAX, secret=False)
-    key_pem = read_guarded(settings.tls_key, limit=limits.KEY_FILE_MAX, secret=True)
-    if pem is None or key_pem is None:
-        raise ConfigError("relay.tls_cert", f"{settings.tls_cert} or {settings.tls_key} is missing")
+def _open_udp(settings: RelaySettings, bound: BoundRelay) -> list[UdpSocket]:
+    """Bind the agents' port for QUIC, on the addresses that the listeners got."""
+    key, port = ("relay.port", settings.port) if settings.port is not None else ("relay.api_port", settings.api_port)
+    hosts = [address[0] for address in bound.addresses(Role.AGENTS)]
     try:
-        chain = x509.load_pem_x509_certificates(pem)
-        key = serialization.load_pem_private_key(key_pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
-        raise ConfigError("relay.tls_cert", f"no certificate chain and key in PEM form: {exc}") from exc
-    if key.public_key() != chain[0].public_key():
-        raise ConfigError("relay.tls_key", f"{settings.tls_key} is not the key of {settings.tls_cert}")
-    return key, chain  # type: ignore[return-value]
-
-
-def _link_identity(settings: RelaySettings) -> tuple[KeyId, SSL.Context]:
-    """Return the relay's id and the TLS context for agents."""
-    if settings.tls_cert is not None:
-        key, chain = _load_pem(settings)
-        return id_of(chain[0]), link_server_context(key, chain, alpn=[LINK_ALPN_H2, LINK_ALPN_YAMUX])
-    identity = IdentityKey.load_or_create(settings.key_path)
-    names = [suffix.value for suffix in settings.domain_suffixes]
-    names += [address for address in settings.bind_addrs if address not in ("0.0.0.0", "::")]  # noqa: S104
-    certificate = link_certificate(identity, now=utc_now(), names=names)
-    return identity.key_id, link_server_context(identity, [certificate], alpn=[LINK_ALPN_H2, LINK_ALPN_YAMUX])
+        return open_udp_sockets(hosts, bound.agents_port, key=key)
+    except ConfigError as exc:
+        if port:
+            raise ConfigError(exc.key, f"{exc.reason}; or do without QUIC: --no-quic") from exc
+        logger.warning("no_quic", extra={"reason": exc.reason})  # a port of the system's choice, taken for UDP
+        return []
 
 
 async def serve_relay(
@@ -198,7 +179,7 @@ async def serve_relay(
 
     Cancellation: every connection ends at once.
     """
-    relay_id, context = await trio.to_thread.run_sync(_link_identity, settings)
+    credentials = await trio.to_thread.run_sync(load_credentials, settings)
     sessions = Sessions(
         settings.domain_suffixes,
         open_to_all=settings.open or (settings.authorized_agents is None and not settings.beyond_loopback),
@@ -206,18 +187,22 @@ async def serve_relay(
     )
     if settings.authorized_agents is not None:
         sessions.authorized = load_authorized(settings.authorized_agents)
-    bound = BoundRelay(_open_entrances(settings), relay_id)
+    bound = BoundRelay(_open_entrances(settings), credentials.relay_id)
     try:
-        await _serve(settings, bound, sessions, context, on_event=on_event, task_status=task_status)
+        if settings.quic:
+            bound.udp = _open_udp(settings, bound)
+        await _serve(settings, bound, sessions, credentials, on_event=on_event, task_status=task_status)
     finally:
         bound.close()
+        for udp in bound.udp:
+            udp.close()
 
 
 async def _serve(
     settings: RelaySettings,
     bound: BoundRelay,
     sessions: Sessions,
-    context: SSL.Context,
+    credentials: RelayCredentials,
     *,
     on_event: EventSink,
     task_status: trio.TaskStatus[BoundRelay],
@@ -238,7 +223,9 @@ async def _serve(
             nursery=nursery,
             on_event=on_event,
         )
-        agents = AgentDoor(attached, admission, settings, relay_id=bound.relay_id, context=context, on_event=on_event)
+        agents = AgentDoor(
+            attached, admission, settings, relay_id=bound.relay_id, context=credentials.context, on_event=on_event
+        )
         doors = _Doors(agents, on_event)
         doors.visitors = VisitorDoor(sessions, admission, settings, on_event=on_event, refused=doors.refused)
 
@@ -253,6 +240,8 @@ async def _serve(
             await serve(bound.entrances, admission=admission, doors=doors, hello_timeout=settings.hello_timeout)
 
         nursery.start_soon(ingress)
+        if bound.udp:
+            nursery.start_soon(serve_agents_on_quic, bound.udp, credentials, agents, admission, bound.wait_drain)
         on_event(Listening(agents=bound.agents, visitors=bound.visitors, relay_id=bound.relay_id.value))
         task_status.started(bound)
         await bound.wait_drain()

@@ -240,6 +240,8 @@ STOP_NOW: Final = 0.5
 """Seconds from the second signal until the process is ended whatever still runs (HOST-01: within 1 s)."""
 LIVE_REFRESH: Final = 0.25
 """Seconds between redraws of the live view, when something changed."""
+LIVE_URLS: Final = 4
+"""Public addresses shown in the live view."""
 LIVE_VISITORS: Final = 8
 """Last visitors shown in the live view."""
 
@@ -375,6 +377,8 @@ QUIC_UNPROVED_PER_ADDRESS: Final = 8
 forges an agent's address cannot take the agent's places."""
 QUIC_ROOM_MIN: Final = 16 * KIB
 """Bytes of room for which a waiting sender is woken, unless no more room is to come: fewer turns."""
+QUIC_AGENT_STREAMS: Final = 1
+"""Streams that an agent may have open at once: relays open the streams, an agent only says "no more"."""
 QUIC_PENDING_EVENTS: Final = 1_024
 """Events kept of a connection that nobody has opened a session on yet."""
 QUIC_REASON_MAX: Final = 100

@@ -178,6 +178,7 @@ RELAY_OPTIONS: Final = (
         panel=_WHERE,
     ),
     AUTHORIZED_AGENTS,
+    _switch("quic", "Let agents come over QUIC, on UDP (they may by default).", field="quic", panel=_WHERE),
     _switch("open", "Let any agent connect.", field="open", panel=_WHO),
     Option(
         "tls-cert",

@@ -43,6 +43,8 @@ class RelaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """One more port for challenges and visitors (for example 443 behind a forward), or None."""
     public_port: int | None = None
     """Port that visitors use if it differs from the bound one (behind a port forward)."""
+    quic: bool = True
+    """Whether agents may come over QUIC: UDP at the agents' port."""
     authorized_agents: Path | None = None
     """File of agents that may connect, one a line: `ID [NAME…] [# label]`."""
     open: bool = False

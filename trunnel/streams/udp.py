@@ -43,7 +43,7 @@ class UdpSocket:
 
     __slots__ = ("_backlog", "_family", "_sock", "_waiting", "address", "lost")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket) -> None:  # noqa: TID251 - non-blocking, waited for with trio
         sock.setblocking(False)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             with contextlib.suppress(OSError):  # the kernel cuts it to net.core.*mem_max by itself

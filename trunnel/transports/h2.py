@@ -7,15 +7,20 @@ The relay is the HTTP/2 client on the connection that the agent opened
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Final
 
 import trio
 
 from trunnel.settings import limits
 from trunnel.transports.base import Peer
 from trunnel.transports.h2_connection import H2Connection, Role
+from trunnel.transports.h2_frames import FrameType
 from trunnel.transports.h2_receive import H2Receiver
 from trunnel.transports.mux import MuxSession, open_mux_session
 from trunnel.transports.mux_connection import Multiplexer
+
+_PING: Final = b"trunnel\0"
 
 
 def open_h2_session(
@@ -36,5 +41,6 @@ def open_h2_session(
         window_max: Bytes to which a stream's receive window may grow.
     """
     h2 = H2Connection(role, now=trio.current_time(), authority=authority, window_max=window_max)
-    multiplexer = Multiplexer(name="h2", title="HTTP/2", connection=h2, receiver=H2Receiver(h2))
+    ping = partial(h2.output.frame, FrameType.PING, 0, 0, _PING)
+    multiplexer = Multiplexer(name="h2", title="HTTP/2", connection=h2, receiver=H2Receiver(h2), ping=ping)
     return open_mux_session(carrier, multiplexer, peer)

@@ -40,7 +40,6 @@ CREDIT_STEP: Final = limits.SESSION_CREDIT // 16
 """Bytes of connection credit that are returned at once.  Less than what `SESSION_PRESSURE` leaves free: else
 stalled streams could hold so much that the others' credit never adds up to an update, and all stand still."""
 REQUEST_PATH: Final = b"/trunnel"
-_PING: Final = b"trunnel\0"
 _RESPONSE_BLOCK: Final = b"\x88"  # :status 200, static table entry 8 (RFC 7541 appendix A)
 _METHOD_POST: Final = b"\x83"  # static table entry 3
 _SCHEME_HTTPS: Final = b"\x87"  # static table entry 7
@@ -295,10 +294,6 @@ class H2Connection:
             self._returned = 0
 
     # --- the connection ---------------------------------------------------------------------------
-
-    def ping(self) -> None:
-        """Queue a PING."""
-        self.output.frame(FrameType.PING, 0, 0, _PING)
 
     def go_away(self, code: ErrorCode, reason: str = "") -> None:
         """Queue a GOAWAY: open streams go on, new ones of the peer are refused."""

@@ -54,6 +54,7 @@ class MuxSession(Session):
         "_room",
         "_scope",
         "_streams",
+        "_tell_accepted",
         "_title",
         "_violated",
         "_writer",
@@ -64,9 +65,10 @@ class MuxSession(Session):
         self.connection = multiplexer.connection
         """The protocol's state; for this package only."""
         self._receiver = multiplexer.receiver
+        self._tell_accepted = multiplexer.accepted
         self._name = multiplexer.name
         self._title = multiplexer.title
-        self._keeper = Keeper(self)
+        self._keeper = Keeper(self, multiplexer.ping)
         self._writer = MuxWriter(self.connection)
         self._carrier = carrier
         self._peer = peer
@@ -142,7 +144,11 @@ class MuxSession(Session):
             if self._arrival.is_set():  # else somebody waits for it, too
                 self._arrival = trio.Event()
             await self._arrival.wait()
-        return self._accepted.popleft()
+        stream = self._accepted.popleft()
+        if self._tell_accepted is not None:
+            self._tell_accepted(stream.stream_id)
+            self._writer.wake()
+        return stream
 
     def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
         """Tell the peer to open no more streams; open ones go on."""

@@ -19,7 +19,7 @@ What the driver relies on:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, final
 
@@ -108,10 +108,6 @@ class MuxConnection(Protocol):
         """Give back credit for bytes of streams that nobody will read."""
         ...
 
-    def ping(self) -> None:
-        """Queue a ping; the driver has one under way at a time."""
-        ...
-
     def go_away(self, code: ErrorCode, reason: str = "") -> None:
         """Queue a goodbye: open streams go on, new ones of the peer are refused."""
         ...
@@ -137,3 +133,7 @@ class Multiplexer:
     connection: MuxConnection
     receiver: MuxReceiver
     """The same object where a protocol has not two halves."""
+    ping: Callable[[], None]
+    """Queues a ping; the driver has one under way at a time."""
+    accepted: Callable[[int], None] | None = None
+    """Told of each stream that somebody accepts, where the protocol wants to know."""

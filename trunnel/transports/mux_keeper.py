@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol, final
 
 import trio
@@ -26,7 +26,7 @@ class KeptSession(Protocol):
 
     @property
     def connection(self) -> MuxConnection:
-        """The connection's state."""
+        """The connection, which wants to know the round trip."""
         ...
 
     def open_streams(self) -> Collection[MuxStream]:
@@ -46,10 +46,17 @@ class KeptSession(Protocol):
 class Keeper:
     """See the module's head; `run` is one task of the session."""
 
-    __slots__ = ("_ping_sent", "_session", "heard")
+    __slots__ = ("_ping", "_ping_sent", "_session", "heard")
 
-    def __init__(self, session: KeptSession) -> None:
+    def __init__(self, session: KeptSession, ping: Callable[[], None]) -> None:
+        """Begin to listen.
+
+        Args:
+            session: What is kept.
+            ping: Queues a ping.
+        """
         self._session = session
+        self._ping = ping
         self._ping_sent: float | None = None
         self.heard = trio.current_time()
         """When the last bytes of the peer came."""
@@ -74,7 +81,7 @@ class Keeper:
                 return
             if self._ping_sent is None:
                 self._ping_sent = now
-                self._session.connection.ping()
+                self._ping()
                 self._session.wake_writer()
             await self._watch_pressure(until=now + limits.HEARTBEAT)
 

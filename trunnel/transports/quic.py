@@ -9,8 +9,6 @@ the network, and nobody waits for a consumer.
   whoever opens one writes an octet at its head: 0x00 for a stream of bytes, 0x01
   for "open no more streams" (QUIC has no GOAWAY either).  Another octet is
   refused, and that stream alone (`wire/PROTOCOL.md`, "QUIC").
-- RESET_STREAM waits for the acknowledgement of what precedes it, at most
-  `ABORT_FLUSH_TIMEOUT` (`cut`).
 - The *keeper* task pings, notices a dead peer, and resets stalled streams when
   the session runs out of buffer; an idle session sleeps from ping to ping.
 - `abort` with NO_ERROR is orderly: the session is over at once for us, but
@@ -38,6 +36,7 @@ from trunnel.transports.base import Peer, Session, SessionStatistics, Stream
 from trunnel.transports.quic_handshake import QuicCarrier
 from trunnel.transports.quic_keeper import Keeper
 from trunnel.transports.quic_link import close_reason
+from trunnel.transports.quic_sending import Sending
 from trunnel.transports.quic_stream import QuicStream
 
 HEAD_STREAM: Final = 0x00
@@ -54,26 +53,21 @@ class QuicSession(Session):
         "_accepted",
         "_arrival",
         "_bytes_in",
-        "_bytes_out",
         "_carrier",
         "_closed",
         "_closing",
         "_connection",
-        "_cuts",
-        "_flushed",
         "_going_away",
         "_keeper",
         "_link",
         "_newest",
+        "_out",
         "_peer",
         "_refusing",
         "_room",
-        "_shared_room",
         "_skipped",
         "_streams",
-        "_unflushed",
         "_unread",
-        "_waiting",
     )
 
     def __init__(self, carrier: QuicCarrier, peer: Peer) -> None:
@@ -81,6 +75,7 @@ class QuicSession(Session):
         self._link = carrier.link
         self._connection = carrier.link.connection
         self._peer = peer
+        self._out = Sending(self._link)
         self._keeper = Keeper(self, self._link)
         self._streams: dict[int, QuicStream] = {}
         self._newest = -1  # the highest number of the peer's streams, counted from 0
@@ -88,18 +83,12 @@ class QuicSession(Session):
         self._accepted: deque[QuicStream] = deque()
         self._arrival = trio.Event()
         self._room = trio.Event()  # set and replaced when the peer may let us open more
-        self._waiting: dict[int, QuicStream] = {}  # streams that wait for room
-        self._cuts: dict[int, tuple[ErrorCode, float]] = {}  # RESET_STREAMs to come, and their deadlines
         self._closing = trio.Event()
         self._closed: SessionClosed | None = None
         self._going_away: SessionClosed | None = None
         self._refusing = False
-        self._shared_room = True  # what all streams share had room when last looked at
-        self._unflushed: set[int] = set()  # streams with bytes that the peer has not acknowledged
-        self._flushed = trio.Event()
         self._unread = 0
         self._bytes_in = 0
-        self._bytes_out = 0
 
     # --- the interface ------------------------------------------------------------------------------
 
@@ -143,15 +132,19 @@ class QuicSession(Session):
         while True:
             if (refusal := self._refusal()) is not None:
                 raise refusal
-            if self._connection.can_open:
+            if self._may_open:
                 break
             await self._room.wait()
         return self._open(HEAD_STREAM)
 
+    @property
+    def _may_open(self) -> bool:
+        return self._connection.streams_open < self._connection.peer_stream_limit
+
     def _open(self, head: int) -> QuicStream:
-        stream = QuicStream(self, self._connection.get_next_available_stream_id(), announced=True)
+        stream = QuicStream(self, self._out, self._connection.get_next_available_stream_id(), announced=True)
         self._streams[stream.stream_id] = stream
-        self._put(stream.stream_id, bytes([head]))
+        self._out.announce(stream.stream_id, head)
         return stream
 
     async def accept_stream(self) -> Stream:
@@ -173,7 +166,7 @@ class QuicSession(Session):
         self._going_away = self._going_away or SessionClosed("the session is going away", code=code)
         self._signal_room()
         farewell = self._open(HEAD_GOAWAY)
-        self.finish(farewell)
+        self._out.finish(farewell.stream_id)
         self.forget(farewell)
 
     def abort(self, reason: str, *, code: ErrorCode = ErrorCode.CANCEL, retryable: bool = True) -> None:
@@ -195,23 +188,19 @@ class QuicSession(Session):
         await self._closing.wait()
         return self._closed or SessionClosed("closed")
 
-    async def migrate(self) -> None:
-        """Go on from a new local socket, with a connection id that nobody has seen (an agent whose network changed).
-
-        Raises:
-            OSError: No socket could be had; the old one stays.
-        """
-        self._carrier.migrate()
+    async def migrate(self) -> bool:
+        """Go on from a new local socket, with a connection id that nobody has seen; see `base.Session`."""
         await trio.lowlevel.checkpoint()
+        return self._closed is None and self._carrier.migrate()
 
     def statistics(self) -> SessionStatistics:
         """Return a snapshot of the counters."""
         return SessionStatistics(
             streams_open=len(self._streams),
             unread=self._unread,
-            unsent=sum(map(self._connection.unacknowledged, self._waiting)),
+            unsent=self._connection.unsent,
             bytes_received=self._bytes_in,
-            bytes_sent=self._bytes_out,
+            bytes_sent=self._out.written,
         )
 
     # --- ending -------------------------------------------------------------------------------------
@@ -224,13 +213,10 @@ class QuicSession(Session):
         for stream in tuple(self._streams.values()):
             stream.lose(reason)
         self._streams.clear()
-        self._waiting.clear()
-        self._cuts.clear()
+        self._out.end()
         self._arrival.set()
         self._signal_room()
         self._closing.set()
-        if self._connection.ending is not None:
-            self._flushed.set()
 
     async def run(self) -> None:
         """Keep the session until it has ended, and say goodbye."""
@@ -239,52 +225,14 @@ class QuicSession(Session):
                 nursery.start_soon(self._keeper.run)
                 closed = await self.wait_closed()
                 nursery.cancel_scope.cancel()
-            if closed.code is ErrorCode.NO_ERROR and self._connection.ending is None:
-                self._link.touch()  # for a `look`, even if all is flushed
+            if closed.code is ErrorCode.NO_ERROR:
                 with trio.move_on_after(limits.CLOSE_TIMEOUT):
-                    await self._flushed.wait()
+                    await self._out.wait_flushed()
         finally:
             self._close(SessionClosed("the session was cancelled"))
             self.say_goodbye()
 
     # --- for the streams ----------------------------------------------------------------------------
-
-    def room(self, stream: QuicStream) -> int:
-        """Return how many bytes *stream* may write now."""
-        return self._connection.room(stream.stream_id)
-
-    def write(self, stream: QuicStream, octets: memoryview) -> None:
-        """Put *octets* of *stream* into the send buffer."""
-        self._bytes_out += len(octets)
-        self._put(stream.stream_id, bytes(octets))
-
-    def _put(self, stream_id: int, octets: bytes, *, end: bool = False) -> None:
-        self._connection.send_stream_data(stream_id, octets, end_stream=end)
-        self._unflushed.add(stream_id)
-        self._link.touch()
-
-    def notify_room(self, stream: QuicStream) -> None:
-        """Wake *stream* once when there is room again."""
-        self._waiting[stream.stream_id] = stream
-
-    def finish(self, stream: QuicStream) -> None:
-        """Send FIN."""
-        if self._closed is None:
-            self._put(stream.stream_id, b"", end=True)
-
-    def cut(self, stream: QuicStream, code: ErrorCode) -> None:
-        """Send RESET_STREAM once what was written is acknowledged."""
-        if self._closed is None:
-            deadline = trio.current_time() + limits.ABORT_FLUSH_TIMEOUT
-            self._cuts[stream.stream_id] = (code, deadline)
-            self._link.alarm = min(self._link.alarm, deadline)
-            self._link.touch()
-
-    def stop(self, stream: QuicStream, code: ErrorCode) -> None:
-        """Send STOP_SENDING."""
-        if self._closed is None:
-            self._connection.stop_stream(stream.stream_id, code)
-            self._link.touch()
 
     def consumed(self, stream: QuicStream, amount: int) -> None:
         """Give back the credit of bytes that the consumer took."""
@@ -302,7 +250,7 @@ class QuicSession(Session):
     def forget(self, stream: QuicStream) -> None:
         """Drop a stream that its owner has let go of."""
         self._streams.pop(stream.stream_id, None)
-        self._waiting.pop(stream.stream_id, None)
+        self._out.forget(stream.stream_id)
 
     def _signal_room(self) -> None:
         self._room.set()
@@ -333,6 +281,7 @@ class QuicSession(Session):
                 if stream is not None:
                     stream.deliver_stop(ErrorCode.from_wire(error_code))
             case events.ConnectionTerminated():
+                self._out.give_up()
                 reason, code = close_reason(event)
                 self._close(SessionClosed(reason, code=code))
             case _:
@@ -351,7 +300,7 @@ class QuicSession(Session):
             self._skipped.remove(number)
         else:
             return None
-        stream = self._streams[stream_id] = QuicStream(self, stream_id, announced=False)
+        stream = self._streams[stream_id] = QuicStream(self, self._out, stream_id, announced=False)
         return stream
 
     def _is_ours(self, stream_id: int) -> bool:
@@ -381,7 +330,7 @@ class QuicSession(Session):
         if head == HEAD_GOAWAY:
             self._going_away = self._going_away or SessionClosed("the peer is going away")
             self._signal_room()
-            self.finish(stream)
+            self._out.finish(stream.stream_id)
             self.forget(stream)
         elif head != HEAD_STREAM:
             self._refuse(stream, ErrorCode.PROTOCOL_ERROR)
@@ -404,40 +353,10 @@ class QuicSession(Session):
             self.forget(stream)  # nobody has seen it
 
     def look(self, now: float) -> None:
-        """Wake senders that have room again, and send the RESET_STREAMs that are due."""
-        connection = self._connection
-        progress = connection.take_progress()
-        if self._waiting:
-            self._wake_senders(progress)
-        for stream_id in progress & self._unflushed:
-            if connection.drained(stream_id):
-                self._unflushed.remove(stream_id)
-        if self._cuts:
-            self._make_cuts(now)
-        if self._closed is not None and not self._unflushed:
-            self._flushed.set()
-        if connection.can_open and self._room.statistics().tasks_waiting:
+        """Let senders and openers go on that can."""
+        self._out.look(now)
+        if self._room.statistics().tasks_waiting and self._may_open:
             self._signal_room()
-
-    def _wake_senders(self, progress: set[int]) -> None:
-        """Wake the senders that have room again, but not for a few bytes while more room is to come."""
-        connection = self._connection
-        had_room, self._shared_room = self._shared_room, connection.shared_room
-        if self._shared_room and not had_room:
-            found = list(self._waiting)
-        else:
-            found = [stream_id for stream_id in progress if stream_id in self._waiting]
-        for stream_id in found:
-            worth = limits.QUIC_ROOM_MIN if connection.unacknowledged(stream_id) else 1
-            if connection.room(stream_id) >= worth:
-                self._waiting.pop(stream_id).wake()
-
-    def _make_cuts(self, now: float) -> None:
-        for stream_id, (code, deadline) in tuple(self._cuts.items()):
-            if now >= deadline or self._connection.drained(stream_id):
-                del self._cuts[stream_id]
-                self._connection.reset_stream(stream_id, code)
-        self._link.alarm = min((deadline for _, deadline in self._cuts.values()), default=float("inf"))
 
 
 @asynccontextmanager

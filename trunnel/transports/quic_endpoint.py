@@ -21,14 +21,15 @@ What a stranger can cause (RFC 9000 §8, §21; LOAD-16):
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from typing import Final, Protocol, final
 
 import trio
 
-from trunnel.errors import ErrorCode
 from trunnel.settings import limits
 from trunnel.streams.listen import HostPort
 from trunnel.streams.udp import UdpSocket
@@ -88,7 +89,6 @@ class _HalfOpen:
     place: Place
     host: str
     proved: bool
-    deadline: float
 
 
 @final
@@ -98,25 +98,31 @@ class QuicEndpoint:
     __slots__ = (
         "_accepting",
         "_admit",
-        "_arrivals",
         "_by_id",
         "_configuration",
-        "_credentials",
+        "_counts",
         "_doorkeeper",
         "_half_open",
         "_ids",
         "_pump",
         "_sockets",
+        "_start",
         "_unproved",
         "_window_max",
-        "counts",
     )
 
     def __init__(
-        self, sockets: Sequence[UdpSocket], credentials: QuicCredentials, *, admit: Admit, window_max: int
+        self,
+        sockets: Sequence[UdpSocket],
+        credentials: QuicCredentials,
+        *,
+        start: Callable[[QuicCarrier], None],
+        admit: Admit,
+        window_max: int,
     ) -> None:
         self._sockets = tuple(sockets)
         self._configuration = server_configuration(credentials)
+        self._start = start
         self._admit = admit
         self._window_max = window_max
         self._doorkeeper = Doorkeeper()
@@ -125,6 +131,173 @@ class QuicEndpoint:
         self._ids: dict[QuicLink, set[bytes]] = {}
         self._half_open: dict[QuicLink, _HalfOpen] = {}
         self._unproved: Counter[str] = Counter()
-        self._arrivals, self._arrived = trio.open_memory_channel[QuicCarrier](0)
         self._accepting = True
-        self.counts = EndpointStatistics()
+        self._counts = EndpointStatistics()
+
+    @property
+    def addresses(self) -> list[HostPort]:
+        """Where the endpoint is bound."""
+        return [socket.address for socket in self._sockets]
+
+    def statistics(self) -> EndpointStatistics:
+        """Return a snapshot of the counters."""
+        return replace(self._counts, connections=len(self._ids), half_open=len(self._half_open))
+
+    def close(self) -> None:
+        """Take no new connections; those that there are go on until `serve_quic` is cancelled.  Idempotent."""
+        self._accepting = False
+
+    async def run(self) -> None:
+        """Drive all connections for ever.  Cancellation: the sockets stay open, for last words."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._pump.run)
+            for socket in self._sockets:
+                nursery.start_soon(self._read, socket)
+                nursery.start_soon(self._pump.unclog, socket)
+
+    async def _read(self, socket: UdpSocket) -> None:
+        while True:
+            await socket.wait_readable()
+            now = trio.current_time()
+            touched: dict[QuicLink, None] = {}
+            for datagram, source in socket.receive_batch():
+                link = self._by_id.get(destination_untrusted(datagram))
+                if link is None:
+                    link = self._admit_stranger(datagram, source, socket, now)
+                if link is not None:
+                    link.receive_untrusted(datagram, source, now)
+                    touched[link] = None
+            for link in touched:
+                link.settle(now)
+                if not link.spoke and link.deadline >= link.alarm:
+                    self._forget(link)  # nothing in its Initial made sense
+
+    # --- strangers ----------------------------------------------------------------------------------
+
+    def _admit_stranger(self, datagram: bytes, source: HostPort, socket: UdpSocket, now: float) -> QuicLink | None:
+        """Open a connection, or answer, or drop."""
+        verdict = None
+        if self._accepting:
+            must_prove = (
+                len(self._half_open) >= limits.QUIC_HALF_OPEN_RETRY
+                or self._unproved[source[0]] >= limits.QUIC_UNPROVED_PER_ADDRESS
+            )
+            verdict = self._doorkeeper.judge_untrusted(datagram, source, must_prove=must_prove, now=now)
+        if isinstance(verdict, Newcomer) and (link := self._open(verdict, datagram, source, socket)) is not None:
+            return link
+        if isinstance(verdict, Reply):
+            self._counts.answered += 1
+            socket.send([(verdict.octets, source)])
+        else:
+            self._counts.dropped += 1
+        return None
+
+    def _open(self, newcomer: Newcomer, datagram: bytes, source: HostPort, socket: UdpSocket) -> QuicLink | None:
+        """Begin a handshake; returns None if there is no place for it."""
+        if len(self._half_open) >= limits.QUIC_HALF_OPEN_MAX or (place := self._admit(source[0])) is None:
+            return None
+        connection = CreditedConnection.for_server(
+            self._configuration,
+            original_destination_connection_id=newcomer.original_id,
+            retry_source_connection_id=newcomer.retry_id,
+            window_max=self._window_max,
+            accept=limits.QUIC_AGENT_STREAMS,
+        )
+        link = QuicLink(connection, socket, self._pump, self)
+        link.alarm = link.heard + limits.HANDSHAKE_TIMEOUT
+        self._half_open[link] = _HalfOpen(place=place, host=source[0], proved=newcomer.proved)
+        if not newcomer.proved:
+            self._unproved[source[0]] += 1
+        self._ids[link] = set()
+        self.issued(destination_untrusted(datagram), link)
+        self.issued(connection.host_cid, link)
+        return link
+
+    def _leave_half_open(self, link: QuicLink) -> None:
+        half_open = self._half_open.pop(link, None)
+        if half_open is None:
+            return
+        half_open.place.release()
+        if not half_open.proved:
+            self._unproved[half_open.host] -= 1
+            if not self._unproved[half_open.host]:
+                del self._unproved[half_open.host]
+
+    def _forget(self, link: QuicLink) -> None:
+        """Drop a connection without a word."""
+        self._counts.refused += 1
+        link.over = True
+        self.ended(link)
+
+    # --- the home of the links ----------------------------------------------------------------------
+
+    def issued(self, connection_id: bytes, link: QuicLink) -> None:
+        """Route datagrams to *connection_id* to *link*."""
+        self._ids[link].add(connection_id)
+        self._by_id[connection_id] = link
+
+    def retired(self, connection_id: bytes, link: QuicLink) -> None:
+        """Route them no more."""
+        self._ids[link].discard(connection_id)
+        self._by_id.pop(connection_id, None)
+
+    def completed(self, link: QuicLink) -> None:
+        """Have the connection served if the client has proved a key, else close it."""
+        self._leave_half_open(link)
+        link.alarm = math.inf
+        address = link.connection.get_peer_address()
+        if link.alpn != LINK_ALPN_QUIC.decode():
+            link.connection.close(NO_APPLICATION_PROTOCOL, _CRYPTO_FRAME, "no application protocol in common")
+        elif not link.connection.peer_certificates or address is None:
+            link.connection.close(CERTIFICATE_REQUIRED, _CRYPTO_FRAME, "a client certificate is required")
+        else:
+            self._counts.opened += 1
+            self._start(QuicCarrier(link, address))
+            return
+        self._counts.refused += 1
+
+    def expired(self, link: QuicLink) -> None:
+        """Give a handshake up that takes too long."""
+        self._forget(link)
+
+    def ended(self, link: QuicLink) -> None:
+        """Free the connection's ids, and its place."""
+        self._leave_half_open(link)
+        for connection_id in self._ids.pop(link, ()):
+            self._by_id.pop(connection_id, None)
+
+
+async def serve_quic(
+    sockets: Sequence[UdpSocket],
+    credentials: QuicCredentials,
+    *,
+    serve: Serve,
+    admit: Admit,
+    window_max: int = limits.STREAM_WINDOW_MAX,
+    task_status: trio.TaskStatus[QuicEndpoint] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve QUIC connections until cancelled.
+
+    Args:
+        sockets: From `open_udp_sockets`; owned and closed here.
+        credentials: The relay's.
+        serve: Called in a task of its own with each carrier whose client has
+            proved a key; it opens a session on it, and must not raise.
+        admit: Called with a newcomer's IP address; the place it gives is
+            released when the handshake is over.
+        window_max: Bytes to which a stream's receive window may grow.
+        task_status: Gets the endpoint, as soon as it takes connections.
+
+    Cancellation: every session says goodbye, then the sockets are closed.
+    """
+    async with AsyncExitStack() as stack:
+        for socket in sockets:
+            stack.callback(socket.close)
+        nursery = await stack.enter_async_context(trio.open_nursery())
+
+        def start(carrier: QuicCarrier) -> None:
+            nursery.start_soon(serve, carrier)
+
+        endpoint = QuicEndpoint(sockets, credentials, start=start, admit=admit, window_max=window_max)
+        nursery.start_soon(endpoint.run)
+        task_status.started(endpoint)

@@ -30,6 +30,8 @@ from trunnel.transports.quic_configuration import QuicCredentials, client_config
 from trunnel.transports.quic_credit import CreditedConnection
 from trunnel.transports.quic_link import LinkPump, QuicLink, close_reason
 
+__all__ = ["QuicCarrier", "QuicCredentials", "dial_quic"]
+
 
 @final
 class QuicCarrier:
@@ -61,15 +63,20 @@ class QuicCarrier:
         self.abort(code=ErrorCode.NO_ERROR)
         await trio.lowlevel.checkpoint()
 
-    def migrate(self) -> None:
-        """Go on from a new socket and with a new connection id; see `QuicSession.migrate`."""
+    def migrate(self) -> bool:
+        """Go on from a new socket and with a new connection id; return whether that was possible."""
         if self._pump is None or self.link.socket.closed:
-            return
-        former, self.link.socket = self.link.socket, UdpSocket.towards(self.address)
+            return False
+        try:
+            fresh = UdpSocket.towards(self.address)
+        except OSError:
+            return False
+        former, self.link.socket = self.link.socket, fresh
         self.link.connection.change_connection_id()
         self.link.connection.send_ping(0)  # the relay learns of the new address by a datagram from there
         self.link.touch()
         former.close()
+        return True
 
     @asynccontextmanager
     async def driven(self) -> AsyncIterator[None]:
@@ -153,12 +160,13 @@ async def dial_quic(
     )
     link = QuicLink(connection, socket, pump, None)
     carrier = QuicCarrier(link, address, pump=pump)
+    connection.connect(address, trio.current_time())
     try:
-        connection.connect(address, trio.current_time())
-        with trio.move_on_after(timeout) as scope:
+        with trio.fail_after(timeout):
             await _handshake(link)
-        if scope.cancelled_caught:
-            raise ConnectError(f"no answer over UDP within {timeout:g} s")
+    except trio.TooSlowError as exc:
+        carrier.abort()
+        raise ConnectError(f"no answer over UDP within {timeout:g} s") from exc
     except BaseException:  # undone by re-raising
         carrier.abort()
         raise

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Protocol, final
+from typing import Final, Protocol, final
 
 import trio
 
@@ -22,6 +22,9 @@ from trunnel.settings import limits
 from trunnel.transports.pressure import stalled_streams
 from trunnel.transports.quic_link import QuicLink
 from trunnel.transports.quic_stream import QuicStream
+
+_HALF: Final = limits.HEARTBEAT / 2
+"""Seconds between the relay's pings to an agent that is silent."""
 
 
 class KeptSession(Protocol):
@@ -71,8 +74,8 @@ class Keeper:
                 self._pings += 1
                 link.connection.send_ping(self._pings)
                 link.touch()
-            pause = limits.QUIC_HEARTBEAT if asks_always else max(limits.HEARTBEAT / 2, link.heard + limits.HEARTBEAT - now)
-            await self._watch_pressure(until=min(now + pause, link.heard + limits.DEAD_AFTER))
+            next_ping = now + limits.QUIC_HEARTBEAT if asks_always else max(link.heard, now - _HALF) + limits.HEARTBEAT
+            await self._watch_pressure(until=min(next_ping, link.heard + limits.DEAD_AFTER))
 
     async def _watch_pressure(self, *, until: float) -> None:
         """Sleep until *until*; while the session is pressed, look every second."""

@@ -62,8 +62,12 @@ class LinkHome(Protocol):
         """The peer uses *connection_id* no more."""
         ...
 
-    def completed(self, link: QuicLink, now: float) -> None:
+    def completed(self, link: QuicLink) -> None:
         """The handshake is complete; nobody has looked at the certificate yet."""
+        ...
+
+    def expired(self, link: QuicLink) -> None:
+        """The link's alarm went off while nobody owned it."""
         ...
 
     def ended(self, link: QuicLink) -> None:
@@ -86,13 +90,16 @@ class QuicLink:
         "completed",
         "connection",
         "deadline",
-        "ended",
         "heard",
+        "over",
         "scheduled",
         "socket",
+        "spoke",
     )
 
-    def __init__(self, connection: CreditedConnection, socket: UdpSocket, pump: LinkPump, home: LinkHome | None) -> None:
+    def __init__(
+        self, connection: CreditedConnection, socket: UdpSocket, pump: LinkPump, home: LinkHome | None
+    ) -> None:
         self.connection = connection
         """aioquic's state of the connection; written to only by this package."""
         self.socket = socket
@@ -114,8 +121,10 @@ class QuicLink:
         """Whether the handshake is complete."""
         self.alpn: str | None = None
         """The protocol that was negotiated."""
-        self.ended: events.ConnectionTerminated | None = None
-        """How the connection ended; nothing more is sent or taken (`connection.ending` says it earlier)."""
+        self.spoke = False
+        """Whether anything was ever sent."""
+        self.over = False
+        """Whether all is over: nothing more is sent or taken (`connection.ending` says earlier that it ends)."""
 
     def own(self, owner: LinkOwner) -> None:
         """Give this and all later events to *owner*."""
@@ -138,14 +147,21 @@ class QuicLink:
         self._pass_on(now)
         if self._owner is not None:
             self._owner.look(now)
-        if self.socket.clogged:
-            self._pump.hold(self)
-        else:
-            self.socket.send(self.connection.datagrams_to_send(now))
+        elif now >= self.alarm and self._home is not None:
+            self._home.expired(self)
+            return
+        self._flush(now)
         timer = self.connection.get_timer()
         self.deadline = self.alarm if timer is None else min(timer, self.alarm)
-        if self.ended is None:
+        if not self.over:
             self._pump.schedule(self)
+
+    def _flush(self, now: float) -> None:
+        if self.socket.clogged:
+            self._pump.hold(self)
+        elif datagrams := self.connection.datagrams_to_send(now):
+            self.spoke = True
+            self.socket.send(datagrams)
 
     def close(self, code: int, reason: str, *, frame_type: int | None = None) -> None:
         """Send CONNECTION_CLOSE, now if the socket takes it.  Only the first close counts.
@@ -165,7 +181,7 @@ class QuicLink:
         while owner is not None and kept:
             owner.take_event(kept.popleft(), now)
         while (event := connection.next_event()) is not None:
-            if self._concerns_home(event, now):
+            if self._concerns_home(event):
                 continue
             if owner is not None:
                 owner.take_event(event, now)
@@ -177,7 +193,7 @@ class QuicLink:
             self._told = True
             owner.take_event(connection.ending, now)
 
-    def _concerns_home(self, event: events.QuicEvent, now: float) -> bool:
+    def _concerns_home(self, event: events.QuicEvent) -> bool:
         """Act on what is not the session's; returns False if it is."""
         match event:
             case events.ConnectionIdIssued(connection_id):
@@ -190,9 +206,9 @@ class QuicLink:
                 self.completed = True
                 self.alpn = alpn_protocol
                 if self._home is not None:
-                    self._home.completed(self, now)
+                    self._home.completed(self)
             case events.ConnectionTerminated():
-                self.ended = event
+                self.over = True
                 if self._home is not None:
                     self._home.ended(self)
             case _:
@@ -264,7 +280,7 @@ class LinkPump:
             link.scheduled.pop()
             if link.deadline <= now:
                 due[link] = None
-            elif link.ended is None:
+            elif not link.over:
                 self.schedule(link)
         return due
 

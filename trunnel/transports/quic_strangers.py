@@ -18,7 +18,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Final, final
 
-from aioquic.buffer import Buffer
+from aioquic._buffer import Buffer
 from aioquic.quic.packet import (
     QuicHeader,
     QuicPacketType,
@@ -29,7 +29,6 @@ from aioquic.quic.packet import (
 )
 from aioquic.quic.retry import QuicRetryTokenHandler
 
-from trunnel.errors import RemoteProtocolError
 from trunnel.streams.listen import HostPort
 from trunnel.transports.quic_configuration import CONNECTION_ID_LENGTH
 
@@ -103,24 +102,18 @@ class Doorkeeper:
         """
         if len(datagram) < INITIAL_DATAGRAM_MIN or not datagram[0] & _LONG_HEADER:
             return None
-        try:
-            header = pull_quic_header(Buffer(data=datagram), CONNECTION_ID_LENGTH)
-        except ValueError:
+        version = int.from_bytes(datagram[1:5], "big")
+        if version not in VERSIONS:
+            return _negotiation_untrusted(datagram) if version else None  # 0 is itself a Version Negotiation
+        header = _header_untrusted(datagram)
+        if header is None or header.packet_type is not QuicPacketType.INITIAL:
             return None
-        if header.packet_type is QuicPacketType.VERSION_NEGOTIATION:
-            return None
-        if header.version not in VERSIONS:
-            return Reply(
-                encode_quic_version_negotiation(
-                    source_cid=header.destination_cid, destination_cid=header.source_cid, supported_versions=VERSIONS
-                )
-            )
-        if header.packet_type is not QuicPacketType.INITIAL or len(header.destination_cid) < INITIAL_CONNECTION_ID_MIN:
+        if len(header.destination_cid) < INITIAL_CONNECTION_ID_MIN:
             return None
         if header.token:
             return self._returning(header, source, now)
         if must_prove:
-            return Reply(self._retry(header, source, now))
+            return Reply(self._retry(header, version, source, now))
         return Newcomer(original_id=header.destination_cid, retry_id=None)
 
     def _returning(self, header: QuicHeader, source: HostPort, now: float) -> Newcomer | None:
@@ -132,9 +125,7 @@ class Doorkeeper:
             return None
         return Newcomer(original_id=original, retry_id=header.destination_cid)
 
-    def _retry(self, header: QuicHeader, source: HostPort, now: float) -> bytes:
-        if header.version is None:
-            raise RemoteProtocolError("a Retry answers a long header")
+    def _retry(self, header: QuicHeader, version: int, source: HostPort, now: float) -> bytes:
         chosen = secrets.token_bytes(CONNECTION_ID_LENGTH)
         token = self._tokens.create_token(
             address=source,
@@ -143,9 +134,27 @@ class Doorkeeper:
             now=now,
         )
         return encode_quic_retry(
-            version=header.version,
+            version=version,
             source_cid=chosen,
             destination_cid=header.source_cid,
             original_destination_cid=header.destination_cid,
             retry_token=token,
         )
+
+
+def _header_untrusted(datagram: bytes) -> QuicHeader | None:
+    """Return the header of a datagram's first packet, None if it makes no sense."""
+    try:
+        return pull_quic_header(Buffer(data=datagram), CONNECTION_ID_LENGTH)
+    except ValueError:
+        return None
+
+
+def _negotiation_untrusted(datagram: bytes) -> Reply:
+    """Return a Version Negotiation packet: of a version unknown to us only the two ids can be read (RFC 8999 §5.1)."""
+    destination = destination_untrusted(datagram)
+    source_at = _LONG_ID_AT + len(destination)
+    source = datagram[source_at + 1 : source_at + 1 + datagram[source_at]]
+    return Reply(
+        encode_quic_version_negotiation(source_cid=destination, destination_cid=source, supported_versions=VERSIONS)
+    )

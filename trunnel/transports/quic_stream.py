@@ -25,34 +25,11 @@ from trunnel.errors import ErrorCode, StreamReset
 from trunnel.streams.conflict import ConflictDetector
 from trunnel.transports.base import Stream
 from trunnel.transports.inbox import Inbox
+from trunnel.transports.quic_sending import Sending
 
 
 class StreamOwner(Protocol):
     """What a stream asks of its session."""
-
-    def room(self, stream: QuicStream) -> int:
-        """Return how many bytes may be written now."""
-        ...
-
-    def write(self, stream: QuicStream, octets: memoryview) -> None:
-        """Put *octets* into the send buffer; there must be room."""
-        ...
-
-    def notify_room(self, stream: QuicStream) -> None:
-        """Call the stream's `wake` once when there is room again."""
-        ...
-
-    def finish(self, stream: QuicStream) -> None:
-        """Send FIN behind what was written."""
-        ...
-
-    def cut(self, stream: QuicStream, code: ErrorCode) -> None:
-        """Send RESET_STREAM once what was written is acknowledged."""
-        ...
-
-    def stop(self, stream: QuicStream, code: ErrorCode) -> None:
-        """Send STOP_SENDING."""
-        ...
 
     def consumed(self, stream: QuicStream, amount: int) -> None:
         """Give the credit of *amount* bytes back: the consumer took them."""
@@ -77,6 +54,7 @@ class QuicStream(Stream):
         "_error",
         "_finished",
         "_inbox",
+        "_out",
         "_owner",
         "_reset_code",
         "_sending",
@@ -86,8 +64,9 @@ class QuicStream(Stream):
         "taken",
     )
 
-    def __init__(self, owner: StreamOwner, stream_id: int, *, announced: bool) -> None:
+    def __init__(self, owner: StreamOwner, out: Sending, stream_id: int, *, announced: bool) -> None:
         self._owner = owner
+        self._out = out
         self._stream_id = stream_id
         self._inbox = Inbox()
         self._closed = False
@@ -143,9 +122,9 @@ class QuicStream(Stream):
                 await trio.lowlevel.checkpoint()
                 while view:
                     self._check_sendable()
-                    room = self._owner.room(self)
+                    room = self._out.room(self._stream_id)
                     if room > 0:
-                        self._owner.write(self, view[:room])
+                        self._out.write(self._stream_id, bytes(view[:room]))
                         view = view[room:]
                     else:
                         await self._until_woken()
@@ -158,7 +137,7 @@ class QuicStream(Stream):
 
     async def _until_woken(self) -> None:
         self._wakeup = trio.Event()
-        self._owner.notify_room(self)
+        self._out.notify_room(self)
         await self._wakeup.wait()
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -166,7 +145,7 @@ class QuicStream(Stream):
         with self._conflict:
             await trio.lowlevel.checkpoint()
             self._check_sendable()
-            while self._owner.room(self) <= 0:
+            while self._out.room(self._stream_id) <= 0:
                 await self._until_woken()
                 self._check_sendable()
 
@@ -178,7 +157,7 @@ class QuicStream(Stream):
             if not self._finished:
                 self._check_sendable()
                 self._finished = True
-                self._owner.finish(self)
+                self._out.finish(self._stream_id)
             await trio.lowlevel.checkpoint()
 
     def wake(self) -> None:
@@ -223,9 +202,9 @@ class QuicStream(Stream):
             else:
                 if not self._finished:
                     self._finished = True
-                    self._owner.finish(self)
+                    self._out.finish(self._stream_id)
                 if not self._inbox.ended:
-                    self._owner.stop(self, ErrorCode.NO_ERROR)
+                    self._out.stop(self._stream_id, ErrorCode.NO_ERROR)
             self._closed = True
             self._owner.discarded(self, self._inbox.close())
             self.wake()
@@ -235,9 +214,9 @@ class QuicStream(Stream):
     def _stop(self, code: ErrorCode) -> None:
         """Abort on the wire what has not ended yet."""
         if not self._inbox.ended:
-            self._owner.stop(self, code)
+            self._out.stop(self._stream_id, code)
         if not self._finished:
-            self._owner.cut(self, code)
+            self._out.cut(self._stream_id, code)
 
     # --- called by the session ----------------------------------------------------------------------
 
@@ -264,7 +243,7 @@ class QuicStream(Stream):
         self._inbox.fail(error)
         self._reset_code = code
         if not (self._finished or self._closed):
-            self._owner.cut(self, code)
+            self._out.cut(self._stream_id, code)
         self._break(error)
 
     def lose(self, reason: BaseException) -> None:

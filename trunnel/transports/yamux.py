@@ -34,5 +34,7 @@ def open_yamux_session(
         window_max: Bytes to which a stream's receive window may grow.
     """
     yamux = YamuxConnection(role, now=trio.current_time(), window_max=window_max)
-    multiplexer = Multiplexer(name="yamux", title="yamux", connection=yamux, receiver=yamux)
+    multiplexer = Multiplexer(
+        name="yamux", title="yamux", connection=yamux, receiver=yamux, ping=yamux.ping, accepted=yamux.accepted
+    )
     return open_mux_session(carrier, multiplexer, peer)

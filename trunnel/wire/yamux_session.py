@@ -8,6 +8,9 @@ open, and we settle (`wire/PROTOCOL.md`, "yamux"):
 - **Why a stream was reset** goes into the length of the WINDOW_UPDATE that
   carries RST: `ErrorCode`.  Others send 0: CANCEL, or after their FIN
   NO_ERROR ("content").  To others ours is credit for a stream that is gone.
+- **A stream is acknowledged when it is accepted or first used** here: read,
+  written or ended, at the latest with our next ping (others give it 75 s).  So what an
+  opener has in its backlog is what nobody has accepted yet.
 - **Wanting no more of a peer that has not ended** is said by RST(NO_ERROR)
   when it sends again, not at once: an RST makes other implementations drop
   what they have not read, our last words included.  Only a peer that used up
@@ -72,8 +75,8 @@ class StreamState:
         self.stream_id = stream_id
         self.ours = ours
         """Whether we opened it."""
-        self.acknowledged = not ours
-        """Whether the peer has acknowledged our opening it."""
+        self.acknowledged = False
+        """Whether the other end has acknowledged that one end opened it."""
         self.window = window
         self.send_window = INITIAL_WINDOW
         """Bytes we may send."""
@@ -120,6 +123,7 @@ class YamuxSession:
         self._budget = CreditBudget()
         self._next_id = 1 if role is Role.CLIENT else 2
         self._unacknowledged = 0  # streams of ours
+        self._unused: dict[int, StreamState] = {}  # streams of the peer that we have not acknowledged
 
     @property
     def exhausted(self) -> bool:
@@ -138,11 +142,12 @@ class YamuxSession:
 
     # --- streams ----------------------------------------------------------------------------------
 
-    def _add_stream(self, stream_id: int, *, ours: bool, now: float) -> None:
+    def _add_stream(self, stream_id: int, *, ours: bool, now: float) -> StreamState:
         window = ReceiveWindow(self._budget, maximum=self._window_max, now=now)
         self._budget.grant(-window.size)  # it is for growth: the opening window is the specification's gift
         window.size = INITIAL_WINDOW
-        self.streams[stream_id] = StreamState(stream_id, ours=ours, window=window)
+        self.streams[stream_id] = stream = StreamState(stream_id, ours=ours, window=window)
+        return stream
 
     def open_stream(self, *, now: float) -> int:
         """Open a stream and return its id.
@@ -160,9 +165,20 @@ class YamuxSession:
         return stream_id
 
     def _accept_stream(self, stream_id: int, *, now: float) -> None:
-        """Book a stream of the peer and acknowledge it."""
-        self._add_stream(stream_id, ours=False, now=now)
-        self.output.answer(FrameType.WINDOW_UPDATE, ACK, stream_id, 0)
+        """Book a stream of the peer, to be acknowledged."""
+        self._unused[stream_id] = self._add_stream(stream_id, ours=False, now=now)
+
+    def _use(self, stream: StreamState) -> None:
+        """Acknowledge a stream of the peer, once."""
+        if stream.stream_id in self._unused:
+            self._acknowledge(stream)
+            self.output.answer(FrameType.WINDOW_UPDATE, ACK, stream.stream_id, 0)
+
+    def accepted(self, stream_id: int) -> None:
+        """Acknowledge a stream of the peer: somebody has taken it, the opener's backlog has room again."""
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            self._use(stream)
 
     def sendable(self, stream_id: int) -> int:
         """Return how many bytes may be sent on a stream now."""
@@ -177,6 +193,7 @@ class YamuxSession:
         amount = min(len(payload), self.sendable(stream_id), limits.YAMUX_FRAME_MAX)
         if amount:
             stream = self.streams[stream_id]
+            self._use(stream)
             stream.sent = True
             stream.send_window -= amount
             self.output.data(stream_id, payload[:amount])
@@ -187,6 +204,7 @@ class YamuxSession:
         """Queue our FIN on a stream; no effect if it has ended."""
         stream = self.streams.get(stream_id)
         if stream is not None and not stream.we_ended:
+            self._use(stream)
             stream.we_ended = True
             self.output.frame(FrameType.WINDOW_UPDATE, FIN, stream_id, 0)
             self._close_if_ended(stream)
@@ -242,10 +260,13 @@ class YamuxSession:
             self.guard.ended()
 
     def _acknowledge(self, stream: StreamState) -> None:
-        """Note that a stream is no longer in the peer's backlog."""
+        """Note that a stream is no longer in its opener's backlog."""
         if not stream.acknowledged:
             stream.acknowledged = True
-            self._unacknowledged -= 1
+            if stream.ours:
+                self._unacknowledged -= 1
+            else:
+                del self._unused[stream.stream_id]
 
     # --- credit -----------------------------------------------------------------------------------
 
@@ -261,7 +282,10 @@ class YamuxSession:
         """
         self.unread -= amount
         stream = self.streams.get(stream_id)
-        if stream is None or stream.they_ended:
+        if stream is None:
+            return
+        self._use(stream)
+        if stream.they_ended:
             return
         stream.returned += amount
         if unread is not None:
@@ -278,7 +302,9 @@ class YamuxSession:
     # --- the session ------------------------------------------------------------------------------
 
     def ping(self) -> None:
-        """Queue a ping."""
+        """Queue a ping, and acknowledge the streams that nobody has used so far."""
+        for stream in tuple(self._unused.values()):
+            self._use(stream)
         self.output.frame(FrameType.PING, SYN, 0, _PING)
 
     def go_away(self, code: ErrorCode, reason: str = "") -> None:  # noqa: ARG002 - yamux has no room for it

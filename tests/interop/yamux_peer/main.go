@@ -168,7 +168,11 @@ func serve(stream *yamux.Stream) {
 		if binary.Read(stream, binary.BigEndian, &count) == nil {
 			stream.Write(bytes.Repeat([]byte("0123456789abcdef"), int(count/16)))
 		}
-	case 'r': // how reading ends
+	case 'r': // a byte back, then how reading ends
+		stream.Write(verb)
+		_, err := io.Copy(io.Discard, stream)
+		fmt.Println("read:", say(err))
+	case 'c': // how reading ends
 		_, err := io.Copy(io.Discard, stream)
 		fmt.Println("read:", say(err))
 	case 's': // how sending ends

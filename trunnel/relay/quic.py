@@ -1,0 +1,75 @@
+"""Agents on QUIC: the endpoint's carriers led to the agents' door.
+
+aioquic is imported when the relay serves QUIC (`--no-quic` does without).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+import trio
+
+from trunnel.identity.keys import extension_of, id_of
+from trunnel.relay.admission import Admission, Admit, Ticket
+from trunnel.relay.agents import AgentDoor
+from trunnel.relay.credentials import RelayCredentials
+from trunnel.streams.udp import UdpSocket
+from trunnel.transports.base import Peer
+from trunnel.wire.proxyprotocol import Address
+
+if TYPE_CHECKING:
+    from trunnel.transports.quic_endpoint import QuicEndpoint
+    from trunnel.transports.quic_handshake import QuicCarrier
+
+logger = logging.getLogger(__name__)
+
+
+async def serve_agents_on_quic(
+    sockets: Sequence[UdpSocket],
+    credentials: RelayCredentials,
+    door: AgentDoor,
+    admission: Admission,
+    wait_drain: Callable[[], Awaitable[None]],
+) -> None:
+    """Take agents in on *sockets* until cancelled; none that are new once `wait_drain` has returned.
+
+    Cancellation: every carrier says goodbye, then the sockets are closed.
+    """
+    from trunnel.transports.quic import open_quic_session
+    from trunnel.transports.quic_configuration import QuicCredentials
+    from trunnel.transports.quic_endpoint import serve_quic
+
+    def admit(host: str) -> Ticket | None:
+        decision = admission.admit_handshake(host)
+        return decision.ticket if isinstance(decision, Admit) else None
+
+    async def serve(carrier: QuicCarrier) -> None:
+        """Serve one carrier to its end: a task boundary, like those of the ingress."""
+        decision = admission.admit_connection(carrier.address[0])
+        if not isinstance(decision, Admit):
+            carrier.abort("too many connections")
+            return
+        leaf = carrier.peer_certificates[0]
+        peer = Peer(key_id=id_of(leaf), address=str(Address(*carrier.address)), extension=extension_of(leaf))
+        with decision.ticket:
+            try:
+                async with open_quic_session(carrier, peer) as link:
+                    await door.greet(link, decision.ticket)
+            except Exception:
+                logger.exception("connection_failed", extra={"peer": carrier.address[0]})
+
+    async with trio.open_nursery() as nursery:
+        endpoint: QuicEndpoint = await nursery.start(
+            lambda task_status: serve_quic(
+                sockets,
+                QuicCredentials(private_key=credentials.key, chain=credentials.chain),
+                serve=serve,
+                admit=admit,
+                window_max=door.window_max,
+                task_status=task_status,
+            )
+        )
+        await wait_drain()
+        endpoint.close()
