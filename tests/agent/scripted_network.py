@@ -1,4 +1,4 @@
-"""A network by script: sockets that connect, fail or hang after so many seconds of virtual time."""
+"""A network by script: sockets that connect, fail or hang after so many seconds of virtual time (`autojump_clock`)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from trunnel.errors import ErrorCode, StreamReset
 from trunnel.settings import limits
 from trunnel.transports.base import Stream
 
-BULK = bytes(4 * limits.STREAM_WINDOW_MIN)
+BULK = bytes(4 * limits.MIB)
 
 
 async def broken(stream: Stream) -> ErrorCode:

@@ -7,15 +7,19 @@ as a NAT does that has forgotten its binding.
 
 from __future__ import annotations
 
+import math
 import random
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
 
 import trio
 
 from trunnel.streams.listen import HostPort
-from trunnel.streams.udp import Datagram, UdpSocket, open_udp_sockets
+from trunnel.streams.udp import Datagram, UdpSocket
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,19 +42,16 @@ class UdpNetwork:
     def __init__(self, relay: HostPort, nursery: trio.Nursery, weather: Weather, seed: int) -> None:
         self._relay = relay
         self._nursery = nursery
-        self.weather = weather
         self._random = random.Random(seed)
-        (self._front,) = open_udp_sockets(["127.0.0.1"], 0)
         self._backs: dict[HostPort, UdpSocket] = {}
+        self._flying: list[tuple[float, int, UdpSocket, Datagram]] = []
+        self._numbers = count()
+        self._launched = trio.Event()
+        self.weather = weather
         self.down = False
         """Whether everything is lost."""
-        self.carried = 0
-        """Datagrams that came through, both ways."""
-
-    @property
-    def address(self) -> HostPort:
+        self.front = UdpSocket.bind(socket.AF_INET, ("127.0.0.1", 0))
         """Where agents dial."""
-        return self._front.address
 
     def rebind(self) -> None:
         """Give every agent a new port towards the relay; what comes to the old one is lost."""
@@ -58,10 +59,59 @@ class UdpNetwork:
         for back in former.values():
             back.close()
 
-    async def forward(self) -> None:
-        """Carry datagrams from agents to the relay."""
-        async for agent, octets in self._arrivals(self._front):
-            if agent not in self._backs:
-                back = self._backs[agent] = UdpSocket.bind(self._front.family, ("127.0.0.1", 0))
-                self._nursery.start_soon(self._return, back, agent)
-            self._carry(self._backs[agent], (octets, self._relay))
+    async def run(self) -> None:
+        """Carry datagrams from agents to the relay, until the front is closed."""
+        self._nursery.start_soon(self._land)
+        with suppress(trio.ClosedResourceError):
+            while True:
+                await self.front.wait_readable()
+                for octets, agent in self.front.receive_batch():
+                    if agent not in self._backs:
+                        self._backs[agent] = UdpSocket.bind(socket.AF_INET, ("127.0.0.1", 0))
+                        self._nursery.start_soon(self._return, self._backs[agent], agent)
+                    self._launch(self._backs[agent], (octets, self._relay))
+
+    async def _return(self, back: UdpSocket, agent: HostPort) -> None:
+        with suppress(trio.ClosedResourceError):
+            while True:
+                await back.wait_readable()
+                for octets, _ in back.receive_batch():
+                    self._launch(self.front, (octets, agent))
+
+    def _launch(self, by: UdpSocket, datagram: Datagram) -> None:
+        weather = self.weather
+        if self.down or self._random.random() < weather.loss:
+            return
+        for _ in range(2 if self._random.random() < weather.repeat else 1):
+            late = 0.02 * self._random.random() if self._random.random() < weather.late else 0.0
+            due = trio.current_time() + weather.delay + late
+            heappush(self._flying, (due, next(self._numbers), by, datagram))
+        self._launched.set()
+
+    async def _land(self) -> None:
+        while True:
+            now = trio.current_time()
+            while self._flying and self._flying[0][0] <= now:
+                _, _, by, datagram = heappop(self._flying)
+                by.send([datagram])
+            self._launched = trio.Event()
+            with trio.move_on_at(self._flying[0][0] if self._flying else math.inf):
+                await self._launched.wait()
+
+    def close(self) -> None:
+        """Stop carrying."""
+        self.rebind()
+        self.front.close()
+
+
+@asynccontextmanager
+async def udp_network(relay: HostPort, weather: Weather | None = None, *, seed: int = 0) -> AsyncIterator[UdpNetwork]:
+    """Run a network in front of *relay*."""
+    async with trio.open_nursery() as nursery:
+        network = UdpNetwork(relay, nursery, weather or Weather(), seed)
+        nursery.start_soon(network.run)
+        try:
+            yield network
+        finally:
+            network.close()
+            nursery.cancel_scope.cancel()
