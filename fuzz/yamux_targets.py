@@ -146,8 +146,10 @@ def _move(wire: Wire, end: End, move: int, choice: int, amount: int) -> None:
     match move % 8:
         case 0 if end.farewell is None:
             end.opened.append(end.yamux.open_stream(now=wire.now))
-        case 1 | 2 if known:
+        case 1 if known:
             end.send(stream_id, amount * amount)
+        case 2 if end.accepted:
+            end.yamux.accepted(end.accepted[choice % len(end.accepted)])
         case 3 if end.unread:
             chosen = sorted(end.unread)[choice % len(end.unread)]
             end.consume(chosen, 4 * amount * amount, now=wire.now)

@@ -17,7 +17,7 @@ from scripts.lab import scenarios_ends, scenarios_life, scenarios_loss, scenario
 from scripts.lab.hosts import absent_programs, sweep
 from scripts.lab.table import ROWS, Case, Row, run_row
 
-SIDE_BY_SIDE = 5
+SIDE_BY_SIDE = 8
 REMEDY = "apt install nftables iproute2 procps conntrack"
 INTERRUPTED = 128 + signal.SIGINT
 

@@ -35,6 +35,7 @@ STORM_RATE = 500
 CLOSED_LIMIT = 0.1
 GROWTH_LIMIT_KIB = 4_096
 STOP_AT = 20 * MEGABYTE
+Verdicts = trio.MemoryReceiveChannel[bool]
 
 
 # --- NET-13 -----------------------------------------------------------------------------------
@@ -54,10 +55,8 @@ async def play(scene: Stage, agent: Agent, script: Script) -> bool:
         await tls.aclose()
 
 
-async def origin_of(
-    scene: Stage, script: Script, context: SSL.Context | None
-) -> tuple[int, trio.MemoryReceiveChannel[bool]]:
-    """Run an origin on the agent's host that plays *script*; returns its port, and where it tells how that went."""
+async def origin_of(scene: Stage, play: dict[str, Script], context: SSL.Context | None) -> tuple[int, Verdicts]:
+    """Run an origin on the agent's host that plays what stands in *play*; returns its port, and its verdicts."""
     told, heard = trio.open_memory_channel[bool](1)
     sock = scene.net.socket("agent")
     sock.bind(("127.0.0.1", 0))
@@ -67,7 +66,7 @@ async def origin_of(
         ready: trio.abc.HalfCloseableStream = stream
         if context is not None:
             ready = await TlsStream.handshake(stream, context, role=TlsRole.SERVER, timeout=WAIT)
-        await told.send(await script(ready))
+        await told.send(await play["now"](ready))
         await ready.aclose()
 
     scene.nursery.start_soon(trio.serve_listeners, serve, [trio.SocketListener(trio.socket.from_stdlib_socket(sock))])
@@ -83,14 +82,13 @@ async def half_close(case: Case) -> Outcome:
         leaves = LeafStore(net.folder / "leaf", IdentityKey.generate())
         context = visitor_context(leaves.leaf([Hostname("origin")], now=datetime.now(UTC)), alpn=[])
         for passthrough in (False, True):
-            for order, (visitor, origin) in scripts(payload).items():
-                port, heard = await origin_of(scene, origin, context if passthrough else None)
-                flags = ["--tls-passthrough"] if passthrough else []
-                name = f"agent{len(results)}"
-                agent = await scene.agent(case.road, *flags, name=name, target=port)
+            playing: dict[str, Script] = {}
+            port, heard = await origin_of(scene, playing, context if passthrough else None)
+            flags = ["--tls-passthrough"] if passthrough else []
+            agent = await scene.agent(case.road, *flags, name=f"agent{passthrough:d}", target=port)
+            for order, (visitor, playing["now"]) in scripts(payload).items():
                 label = f"{order}, {'passed through' if passthrough else 'TLS at the agent'}"
                 results[label] = await play(scene, agent, visitor) and await all_heard(heard)
-                await agent.program.stop()
     lost = [label for label, good in results.items() if not good]
     return Outcome(
         not lost, f"{len(results) - len(lost)} of {len(results)} exact{': lost ' if lost else ''}{', '.join(lost)}"
@@ -189,7 +187,7 @@ async def watch(program: Program, peaks: dict[int, int]) -> None:
 )
 async def stopped_reader(case: Case) -> Outcome:
     """The visitor, then the origin, reads 20 MB and stops for a minute (quick: 4 s) before it reads on."""
-    size, pause = int(case.either(200, 40)) * MEGABYTE, case.either(60, 4)
+    size, pause = int(case.either(200, 28)) * MEGABYTE, case.either(60, 3)
     figures: list[str] = []
     good = True
     async with network() as net, stage(net) as scene:

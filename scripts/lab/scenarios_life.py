@@ -71,8 +71,8 @@ async def half_open(case: Case) -> Outcome:
     timeout=720,
 )
 async def forgetful_nat(case: Case) -> Outcome:
-    """Leave a tunnel idle behind a NAT; the quick lab's forgets UDP after 5 s, TCP after 15 s, and waits 35 s."""
-    udp, tcp, idle = (5, 15, 35.0) if case.quick else (30, 60, 600.0)
+    """Leave a tunnel idle behind a NAT; the quick lab's forgets UDP after 5 s, TCP after 15 s, and waits 26 s."""
+    udp, tcp, idle = (5, 15, 26.0) if case.quick else (30, 60, 600.0)
     async with network() as net, stage(net) as scene:
         await net.sysctl(
             "net",
@@ -134,6 +134,7 @@ async def hold(scene: Stage, agent: Agent) -> None:
     "NET-10",
     limit="a canary ≥ 99 % while one agent connection a second is killed",
     roads=(H2_TWO, YAMUX_TWO),
+    quick=(H2_TWO,),
     timeout=400,
 )
 async def killed_connections(case: Case) -> Outcome:
@@ -168,7 +169,7 @@ async def killed_connections(case: Case) -> Outcome:
 @row("NET-11", limit="0 false offline marks in 10 min of bulk over 1 Mbit/s behind a queue of 400 ms", timeout=700)
 async def full_line(case: Case) -> Outcome:
     """Bulk both ways over a line of 1 Mbit/s whose queue holds 400 ms."""
-    duration = case.either(600, 45)
+    duration = case.either(600, 30)
     async with network() as net, stage(net) as scene:
         agent = await scene.agent(case.road)
         for device in ("agent0", "relay0"):

@@ -1,4 +1,7 @@
-"""Run rows and print one line each; exit status 1 if one missed its limit."""
+"""Run rows and print one line each; exit status 1 if one missed its limit.
+
+`python -m scripts.rows [--quick] [ROW ...]`; `--quick` shortens those that take minutes, and says so in their figure.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,25 @@ import traceback
 
 import trio
 
-from scripts.rows import agents, floods, identity, load, network  # noqa: F401 - they register their rows
-from scripts.rows.registry import ROWS, Outcome, Row
-
-ROW_TIMEOUT = 240.0
-"""Seconds: a row that takes longer has failed."""
+from scripts.rows import (  # noqa: F401 - they register their rows
+    agents,
+    floods,
+    herd,
+    identity,
+    load,
+    network,
+    quic_attacks,
+    quic_initials,
+    restarts,
+    slow_readers,
+)
+from scripts.rows.registry import PACE, ROWS, Outcome, Row
 
 
 async def run_row(row: Row) -> Outcome:
     """Run one row; an exception is a failure, and is shown."""
     try:
-        with trio.fail_after(ROW_TIMEOUT):
+        with trio.fail_after(row.timeout):
             return await row.body()
     except Exception as exc:  # noqa: BLE001 - a row that breaks must not hide the others
         traceback.print_exc()
@@ -26,6 +37,8 @@ async def run_row(row: Row) -> Outcome:
 
 def main(names: list[str]) -> int:
     """Run the rows named, or all; returns the exit status."""
+    PACE.quick = "--quick" in names
+    names = [name for name in names if name != "--quick"]
     unknown = [name for name in names if name not in ROWS]
     if unknown:
         print(f"no such row: {', '.join(unknown)}; there are {', '.join(sorted(ROWS))}", file=sys.stderr)

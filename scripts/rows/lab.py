@@ -100,6 +100,11 @@ class Program:
         """Wait for its end; returns its exit status."""
         return await trio.to_thread.run_sync(self.process.wait, abandon_on_cancel=True)
 
+    async def kill(self) -> None:
+        """End it with SIGKILL, and wait for that."""
+        self.process.kill()
+        await self.wait()
+
     async def stop(self) -> int:
         """Ask it to stop, kill it if it does not; returns its exit status."""
         self.process.terminate()
@@ -188,9 +193,10 @@ class Lab:
     def spawn(self, *arguments: str, nofile: int | None = None) -> Program:
         """Start `trunnel … --json`; it is stopped with the lab."""
         limit = [] if nofile is None else ["prlimit", f"--nofile={nofile}:{nofile}"]
-        return self._start([*limit, sys.executable, "-m", "trunnel", *arguments, "--json"])
+        return self.start([*limit, sys.executable, "-m", "trunnel", *arguments, "--json"])
 
-    def _start(self, command: Sequence[str]) -> Program:
+    def start(self, command: Sequence[str]) -> Program:
+        """Start a program that prints events; it is stopped with the lab."""
         program = Program(command, self.log)
         self._programs.append(program)
         self.nursery.start_soon(program.listen)
@@ -198,13 +204,13 @@ class Lab:
 
     async def start_origin(self) -> int:
         """Start an origin; returns its port."""
-        listening = await self._start([sys.executable, "-m", "scripts.rows.origin"]).event("listening")
+        listening = await self.start([sys.executable, "-m", "scripts.rows.origin"]).event("listening")
         return int(str(listening["port"]))
 
     async def start_canary(self, agent: Agent) -> Canary:
         """Start a canary that visits *agent*; its first visit, a cold one, does not count."""
         command = [sys.executable, "-m", "scripts.rows.canary", agent.hostname, str(self.visitors_port)]
-        program = self._start([*command, agent.certificate])
+        program = self.start([*command, agent.certificate])
         await program.event("visit")
         return Canary(program)
 

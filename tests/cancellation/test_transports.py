@@ -13,13 +13,12 @@ import trio
 import trio.testing
 
 from tests.transports.conformance import AGENT, RELAY, open_pair
-from tests.transports.h2_pairs import h2_pair
+from tests.transports.mux_pairs import OPENERS, PAIRS, Opener, Pair
 from trunnel.errors import SessionClosed
 from trunnel.transports.base import Session, Stream
-from trunnel.transports.h2 import open_h2_session
-from trunnel.transports.h2_connection import Role
+from trunnel.wire.muxevents import Role
 
-MESSAGE = bytes(range(256)) * 1_024
+MESSAGE = bytes(range(256)) * 4_096
 STEPS_MAX = 40
 
 Operation = Callable[[Session, Session, Stream, Stream], Awaitable[object]]
@@ -96,8 +95,9 @@ async def consume(far: Stream, into: bytearray) -> str:
     return "fin"
 
 
+@PAIRS
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
-async def test_cancelling_an_operation_costs_at_most_its_own_stream(operation: Operation) -> None:
+async def test_cancelling_an_operation_costs_at_most_its_own_stream(operation: Operation, pair: Pair) -> None:
     tasks = trio.lowlevel.current_statistics().tasks_living
     cancelled = 0
     steps = Steps("", 0, trio.CancelScope())
@@ -115,7 +115,7 @@ async def test_cancelling_an_operation_costs_at_most_its_own_stream(operation: O
         async def drain(far: Stream, received: bytearray = received, ends: list[str] = ends) -> None:
             ends.append(await consume(far, received))
 
-        async with h2_pair() as (relay, agent):
+        async with pair() as (relay, agent):
             near, far = await open_pair(relay, agent)
             with trio.fail_after(10):
                 async with trio.open_nursery() as nursery:
@@ -219,9 +219,10 @@ async def converse(relay: Session, agent: Session) -> str:
     return end
 
 
+@OPENERS
 @pytest.mark.parametrize("role", list(Role))
 async def test_a_carrier_that_breaks_at_any_operation_breaks_its_streams(
-    role: Role, autojump_clock: trio.testing.MockClock
+    role: Role, opener: Opener, autojump_clock: trio.testing.MockClock
 ) -> None:
     tasks = trio.lowlevel.current_statistics().tasks_living
     outcomes: set[str] = set()
@@ -231,8 +232,8 @@ async def test_a_carrier_that_breaks_at_any_operation_breaks_its_streams(
         ends = (wire, right) if role is Role.CLIENT else (left, wire)
         with trio.fail_after(120):
             async with (
-                open_h2_session(ends[0], Role.CLIENT, AGENT) as relay,
-                open_h2_session(ends[1], Role.SERVER, RELAY) as agent,
+                opener(ends[0], Role.CLIENT, AGENT) as relay,
+                opener(ends[1], Role.SERVER, RELAY) as agent,
             ):
                 outcomes.add(await converse(relay, agent))
                 if wire.tripped:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import trio
@@ -14,6 +16,7 @@ from trunnel import events
 from trunnel.cli.lines import LineWriter
 from trunnel.cli.live import LivePrinter, TerminalFile
 from trunnel.cli.logs import dropped_line
+from trunnel.clock import boottime
 from trunnel.settings import limits
 
 
@@ -24,11 +27,13 @@ class Terminal(io.StringIO):
         return True
 
 
-def live_view(stdout: io.StringIO, stderr: io.StringIO | None = None) -> LivePrinter:
+def live_view(
+    stdout: io.StringIO, stderr: io.StringIO | None = None, *, now: Callable[[], float] = boottime
+) -> LivePrinter:
     """Return a live view that draws into *stdout*, 100 columns wide."""
     writer = LineWriter(stdout, dropped=dropped_line)
     console = Console(file=TerminalFile(writer), width=100, height=40, force_terminal=True)  # type: ignore[arg-type]
-    return LivePrinter(writer, LineWriter(stderr or io.StringIO(), dropped=dropped_line), console=console)
+    return LivePrinter(writer, LineWriter(stderr or io.StringIO(), dropped=dropped_line), console=console, now=now)
 
 
 OPENED = events.StreamOpened(stream="s1", visitor="192.0.2.1:1000", hostname="abc.localhost")
@@ -67,6 +72,92 @@ def test_the_picture_has_what_a_person_wants_to_know() -> None:
         "down  connection refused",
     ):
         assert part in picture
+
+
+def rows(view: LivePrinter, name: str) -> list[str]:
+    """Return what stands beside *name*."""
+    return [line.removeprefix(name).strip() for line in shown(view).splitlines() if line.startswith(f"{name} ")]
+
+
+def ready(name: str, relay: str) -> events.Ready:
+    return replace(READY, url=f"https://{name}", hostname=name, relay=relay)
+
+
+def test_each_relay_has_a_row_and_each_address_too() -> None:
+    view = live_view(io.StringIO())
+    for event in (
+        events.Connecting(relay="near:443", transport="QUIC or TCP", attempt=1),
+        events.Connecting(relay="far:443", transport="QUIC or TCP", attempt=1),
+        events.Connected(relay="near:443", relay_id="r", session="s", transport="quic", why="QUIC over UDP"),
+        ready("a.example", "near:443"),
+        ready("b.example", "near:443"),
+    ):
+        view(event)
+    assert rows(view, "Relay") == [
+        "near:443  connected over quic (QUIC over UDP)",
+        "far:443  connecting over QUIC or TCP",
+    ]
+    assert rows(view, "URL") == ["https://a.example", "https://b.example"]
+    view(events.Disconnected(reason="lost\nhint", retry_in=2.0, relay="near:443"))
+    view(events.RejectedByRelay(code="unauthorized", reason="unknown", retry_in=None, relay="far:443"))
+    assert rows(view, "Relay") == ["near:443  lost; trying again in 2 s", "far:443  unknown; not trying again"]
+    view.close()
+
+
+def test_only_so_many_addresses_are_shown() -> None:
+    view = live_view(io.StringIO())
+    for number in range(2 * limits.LIVE_URLS):
+        view(ready(f"{number}.example", "r"))
+    assert rows(view, "URL") == [f"https://{number}.example" for number in range(limits.LIVE_URLS)]
+    view.close()
+
+
+def test_the_data_path_follows_the_transport_of_its_relay() -> None:
+    """QUIC went silent, TCP took over: no new address is reported for that."""
+    view = live_view(io.StringIO())
+    view(ready("a.example", "near:443"))
+    view(events.Connected(relay="far:443", relay_id="r", session="s", transport="quic", why=""))
+    assert rows(view, "Data path") == ["h2, session"]
+    view(events.Connected(relay="near:443", relay_id="r", session="s", transport="yamux", why=""))
+    assert rows(view, "Data path") == ["yamux, session"]
+    view.close()
+
+
+def test_whether_visitors_are_served_is_shown_with_its_age() -> None:
+    times = [100.0]
+    view = live_view(io.StringIO(), now=lambda: times[0])
+    assert rows(view, "Served") == []
+    view(events.Canary(ok=True, rtt_ms=12.4))
+    times[0] += 7
+    assert rows(view, "Served") == ["yes, 12 ms, 7 s ago"]
+    view(events.Canary(ok=False, rtt_ms=None, failure=HOSTILE))
+    assert rows(view, "Served")[0].startswith("no: x")
+    view(events.Disconnected(reason="lost", retry_in=2.0))
+    assert rows(view, "Served") == []
+    view.close()
+
+
+async def test_the_age_of_a_canary_is_redrawn_each_second(autojump_clock: trio.testing.MockClock) -> None:
+    stdout = io.StringIO()
+    view = live_view(stdout, now=trio.current_time)
+    view(events.Canary(ok=True, rtt_ms=1))
+    with trio.move_on_after(5.5):
+        await view.keep_fresh()
+    assert [age for age in range(7) if f"{age} s ago" in stdout.getvalue()] == [0, 1, 2, 3, 4, 5]
+    view.close()
+
+
+def test_the_last_picture_is_drawn_when_trio_has_ended() -> None:
+    """As `cli.program` does, with a canary's age in it."""
+    stdout = io.StringIO()
+    view = live_view(stdout)
+
+    async def run() -> None:
+        view(events.Canary(ok=True, rtt_ms=1))
+
+    trio.run(run)
+    view.close()
+    assert "yes, 1 ms, 0 s ago" in stdout.getvalue()
 
 
 def test_any_event_leaves_a_printable_picture() -> None:

@@ -90,7 +90,7 @@ def test_hello_judges_files_and_exits_1_when_one_is_unreadable(tmp_path: Path) -
     [
         (("serve", "--domain", "t.example.com"), "  or let any agent connect: --open\n"),
         (("serve", "--port", "x"), "error: relay.port: 'x' is not a port"),
-        (("expose", "3000", "--transport", "quic"), "not one of: auto, h2"),
+        (("expose", "3000", "--transport", "tcp"), "not one of: auto, quic, h2, yamux"),
         (("expose", "https://localhost"), "--tls-passthrough"),
         (("expose",), "trunnel expose 3000"),
         (("expose", "3000", "--local", "4000"), "choose one"),

@@ -26,6 +26,8 @@ SENTENCES: list[tuple[Event, list[str]]] = [
         ["connected to r:1 over h2"],
     ),
     (events.Notice(code="c", text="one\ntwo"), ["note: one", "note: two"]),
+    (events.Canary(ok=True, rtt_ms=1.5), []),
+    (events.Canary(ok=False, rtt_ms=None, failure="no carrier"), ["visitors would not be served now: no carrier"]),
     (events.OriginState(state="down", cause="refused"), ["local service down: refused"]),
     (events.OriginState(state="up", cause=""), ["local service up"]),
     (events.Disconnected(reason="lost\nhint", retry_in=2.0), ["disconnected: lost; trying again in 2 s"]),
@@ -48,6 +50,19 @@ SENTENCES: list[tuple[Event, list[str]]] = [
         ["agent a (laptop) connected from p over h2"],
     ),
     (events.SessionOpened(agent_id="a", label="", peer="p", transport="h2"), ["agent a connected from p over h2"]),
+    (events.CarrierOpened(agent_id="a", session="s", peer="p", transport="h2", carriers=1), []),
+    (
+        events.CarrierOpened(agent_id="a", session="s", peer="p", transport="quic", carriers=2),
+        ["agent a has 2 connections, one more over quic"],
+    ),
+    (
+        events.CarrierLost(agent_id="a", session="s", transport="h2", reason="cut", carriers=1),
+        ["agent a lost a connection over h2 (1 left): cut"],
+    ),
+    (
+        events.CarrierLost(agent_id="a", session="s", transport="quic", reason="silence", carriers=0),
+        ["agent a lost a connection over quic (none left, waiting for its return): silence"],
+    ),
     (events.SessionEnded(agent_id="a", reason="lost"), ["agent a gone: lost"]),
     (
         events.AgentRefused(agent_id="a", peer="p", code="c", reason="why", authorize="trunnel authorize a"),

@@ -268,8 +268,8 @@ async def test_a_reset_of_the_peer_behind_its_end_is_no_error(peer_program: Path
 @BOTH
 async def test_pings_are_answered_both_ways(peer_program: Path, role: Role) -> None:
     async with against_go(peer_program, role) as (session, peer):
-        assert await peer.ask("ping") == "ok"
-        assert session.round_trip > 0.0
+        while not session.round_trip:  # ours goes out when the session begins
+            assert await peer.ask("ping") == "ok"
 
 
 @BOTH

@@ -14,8 +14,8 @@ from trunnel.relay.authorized import parse_authorized
 from trunnel.relay.sessions import AgentSession, Farewell, Sessions
 from trunnel.settings import limits
 from trunnel.transports.base import Peer
-from trunnel.transports.control_stream import ControlStream
 from trunnel.transports.memory import memory_session_pair
+from trunnel.transports.pool import open_pool
 from trunnel.wire import control
 
 A, B = KeyId.of_spki(b"a"), KeyId.of_spki(b"b")
@@ -29,19 +29,22 @@ class Hall:
         self.sessions = Sessions(SUFFIXES, open_to_all=False, agents_max=agents_max)
         self._stack = stack
         self._nursery = nursery
+        self._made = 0
 
     def list(self, *lines: str) -> list[AgentSession]:
         """Put a list in force."""
         return self.sessions.reauthorize(parse_authorized("\n".join(lines)))
 
     async def agent(self, key: KeyId, instance: int = 0, *, share: bool = False) -> AgentSession:
-        """Make an agent's session; not attached."""
+        """Make an agent's session with one carrier; not attached."""
+        self._made += 1
         peer = Peer(key_id=key, address="198.51.100.7:1")
         relay, _ = await self._stack.enter_async_context(memory_session_pair(peer, peer))
-        channel = ControlStream(relay, await relay.open_stream(), control.Phase.EXPECT_HELLO)
-        return AgentSession(
-            session_id="s", link=relay, channel=channel, hello=hello(instance, share=share), nursery=self._nursery
-        )
+        link = await self._stack.enter_async_context(open_pool(peer, lasting=True))
+        self._nursery.start_soon(link.carry, relay)
+        await trio.testing.wait_all_tasks_blocked()
+        asking = hello(instance, share=share)
+        return AgentSession(session_id=f"s-{self._made}", link=link, hello=asking, nursery=self._nursery)
 
     async def attach(self, key: KeyId, instance: int = 0, *, share: bool = False) -> AgentSession:
         """Attach an agent."""

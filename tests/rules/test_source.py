@@ -35,6 +35,7 @@ IN_THE_PACKAGE: tuple[Check, ...] = (
 TASK_BOUNDARIES = {
     ("trunnel/agent/forward.py", "forward_stream"): "one visitor, at the agent",
     ("trunnel/relay/ingress.py", "_serve_connection"): "one connection, at the relay",
+    ("trunnel/relay/attached.py", "_run"): "one agent's session, at the relay, in the relay's nursery",
     ("trunnel/relay/visitors.py", "_serve"): "one visitor, at the relay, in its session's nursery",
     ("trunnel/cli/main.py", "main"): "a command that does its work at once",
     ("trunnel/cli/program.py", "run_program"): "a command that runs until stopped",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from trunnel.errors import ConfigError
 from trunnel.names import KeyId, ServerAddress
-from trunnel.settings.agent import LOOPBACK_RELAY, AgentSettings
+from trunnel.settings import limits
+from trunnel.settings.agent import LOOPBACK_RELAY, AgentSettings, TransportChoice
+from trunnel.settings.via import ViaAddress
 
 STATE = Path("state")
 PIN = KeyId.of_spki(b"relay")
@@ -56,8 +59,35 @@ def test_the_key_is_in_the_state_folder_unless_it_is_a_file_elsewhere() -> None:
 
 def test_without_a_server_the_relay_of_this_machine_is_dialled() -> None:
     elsewhere = ServerAddress("relay.example", 443)
-    assert AgentSettings(state_dir=STATE).relay_address == LOOPBACK_RELAY
-    assert AgentSettings(state_dir=STATE, server=elsewhere).relay_address == elsewhere
+    assert AgentSettings(state_dir=STATE).relay_addresses == (LOOPBACK_RELAY,)
+    assert AgentSettings(state_dir=STATE, servers=(elsewhere,)).relay_addresses == (elsewhere,)
+
+
+def test_each_relay_is_named_once() -> None:
+    twice = (ServerAddress("relay.example", 443), ServerAddress("relay.example", 443))
+    with pytest.raises(ConfigError, match=r"agent\.server: the same relay is named twice"):
+        AgentSettings(state_dir=STATE, servers=twice)
+    AgentSettings(state_dir=STATE, servers=(ServerAddress("relay.example", 443), ServerAddress("relay.example", 444)))
+
+
+@pytest.mark.parametrize(("count", "is_valid"), [(0, False), (1, True), (limits.POOL_SIZE_MAX, True), (33, False)])
+def test_a_session_has_at_least_one_carrier_and_not_too_many(count: int, *, is_valid: bool) -> None:
+    with nullcontext() if is_valid else pytest.raises(ConfigError, match=r"agent\.pool_size: 1 to 32"):
+        AgentSettings(state_dir=STATE, pool_size=count)
+
+
+@pytest.mark.parametrize("transport", list(TransportChoice))
+def test_quic_alone_does_not_go_through_a_proxy(transport: TransportChoice) -> None:
+    """With `auto` it is TCP then."""
+    relay = ServerAddress("relay.example", 443)
+    refused = pytest.raises(ConfigError, match=r"agent\.via: QUIC does not go through it")
+    with refused if transport is TransportChoice.QUIC else nullcontext():
+        AgentSettings(
+            state_dir=STATE,
+            servers=(relay,),
+            transport=transport,
+            vias={relay: ViaAddress.parse("http://proxy.example:3128")},
+        )
 
 
 def test_settings_do_not_change() -> None:

@@ -71,7 +71,7 @@ def test_a_switch_can_be_taken_back_by_a_flag(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_empty_variable_counts_as_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRUNNEL_SERVER", "")
-    assert load_agent({}).settings.server is None
+    assert load_agent({}).settings.servers == ()
 
 
 def test_a_file_that_was_named_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +217,7 @@ def test_an_agent_takes_its_target_and_server_from_any_layer(monkeypatch: pytest
     monkeypatch.setenv("TRUNNEL_LOCAL", "3000")
     config = load_agent({"server": ["relay.example:4433"]})
     assert config.target == Target(port=3000)
-    assert config.settings.server == ServerAddress("relay.example", 4433)
+    assert config.settings.servers == (ServerAddress("relay.example", 4433),)
 
 
 def test_a_list_may_be_one_flag_with_commas() -> None:
@@ -228,6 +228,90 @@ def test_force_h2_is_a_transport() -> None:
     assert load_agent({"force_h2": True}).settings.transport is TransportChoice.H2
 
 
+@pytest.mark.parametrize("word", ["auto", "quic", "h2", "yamux"])
+def test_the_words_for_transports(word: str) -> None:
+    assert load_agent({"transport": word}).settings.transport is TransportChoice(word)
+
+
+def test_several_relays_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By flag, repeated; by variable, with commas; the first one's address is shown first."""
+    wanted = (ServerAddress("b.example", 4433), ServerAddress("a.example", 443))
+    assert load_agent({"server": ["b.example:4433", "a.example:443"]}).settings.relay_addresses == wanted
+    monkeypatch.setenv("TRUNNEL_SERVER", "b.example:4433, a.example:443")
+    assert load_agent({}).settings.relay_addresses == wanted
+
+
+def test_the_size_of_the_pool_is_a_number() -> None:
+    assert load_agent({}).settings.pool_size == limits.POOL_SIZE
+    assert load_agent({"pool_size": "7"}).settings.pool_size == 7
+
+
+# --- the way out -----------------------------------------------------------------------------
+
+NEAR, FAR = ServerAddress("relay.example", 443), ServerAddress("other.example", 443)
+BOTH: dict[str, Flag] = {"server": [str(NEAR), str(FAR)]}
+
+
+def ways(flags: dict[str, Flag]) -> dict[str, str]:
+    """Return the proxy towards each relay, as text."""
+    return {server.host: str(via) for server, via in load_agent(flags).settings.vias.items()}
+
+
+def test_a_proxy_that_is_asked_for_leads_to_every_relay() -> None:
+    via = "socks5h://proxy.example:1080"
+    assert ways({**BOTH, "via": via}) == {"relay.example": via, "other.example": via}
+
+
+def test_the_environments_proxy_leads_where_no_proxy_lets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what was asked for wins."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", "other.example")
+    assert ways(BOTH) == {"relay.example": "http://proxy.example:3128"}
+    assert set(ways({**BOTH, "via": "http://mine.example:1"}).values()) == {"http://mine.example:1"}
+    assert ways({}) == {}
+
+
+def test_who_asks_for_quic_does_not_mean_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    assert ways({**BOTH, "transport": "quic"}) == {}
+
+
+def test_a_proxy_with_a_password_can_be_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first line; other processes may read an environment."""
+    secret = tmp_path / "via"
+    secret.write_text("http://me:secret@proxy.example:3128\nnotes\n")
+    monkeypatch.setenv("TRUNNEL_VIA_FILE", str(secret))
+    config = load_agent(BOTH)
+    via = config.settings.vias[NEAR]
+    assert via.credentials is not None
+    assert via.credentials.password == "secret"
+    assert config.warnings == ()
+    monkeypatch.setenv("TRUNNEL_VIA", "http://other.example:1")
+    assert set(ways(BOTH).values()) == {"http://other.example:1"}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "via: No such file"), ("gopher://me:pass@proxy", "not a proxy")]
+)
+def test_a_secret_file_that_cannot_be_used_is_told_without_the_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, reason: str
+) -> None:
+    secret = tmp_path / "via"
+    if content is not None:
+        secret.write_text(content)
+    monkeypatch.setenv("TRUNNEL_VIA_FILE", str(secret))
+    text = refusal({}, relay=False)
+    assert reason in text
+    assert text.endswith("(from TRUNNEL_VIA_FILE)")
+    assert "pass" not in text
+
+
+def test_an_empty_secret_file_counts_as_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "via").touch()
+    monkeypatch.setenv("TRUNNEL_VIA_FILE", str(tmp_path / "via"))
+    assert ways(BOTH) == {}
+
+
 def test_data_session_is_a_choice() -> None:
     assert load_agent({"data": "session"}).settings.data is DataChoice.SESSION
 
@@ -235,9 +319,13 @@ def test_data_session_is_a_choice() -> None:
 @pytest.mark.parametrize(
     ("flags", "part"),
     [
-        ({"transport": "quic"}, "not one of: auto, h2"),
+        ({"transport": "tcp"}, "not one of: auto, quic, h2, yamux"),
+        ({"pool_size": "33"}, "more than the 32 connections"),
+        ({"pool_size": "0"}, "not a whole number from 1"),
+        ({"via": "ftp://proxy"}, "not a proxy that can be used"),
+        ({"via": "http://proxy", "transport": "quic"}, "QUIC does not go through it"),
         ({"data": "direct"}, "not one of: auto, session"),
-        ({"server": ["a", "b"]}, "one relay at a time"),
+        ({"server": ["a.example", "b.example", "a.example"]}, "the same relay is named twice"),
         ({"relay_tofu": True, "relay_strict": True}, "contradict"),
         ({"relay_pin": "abc"}, "not a pin"),
         ({"local": "https://x"}, "--tls-passthrough"),

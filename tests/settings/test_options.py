@@ -13,7 +13,7 @@ from trunnel.settings.options import AGENT_OPTIONS, CONFIG, OUTPUT_OPTIONS, RELA
 from trunnel.settings.output import OutputSettings
 from trunnel.settings.relay import RelaySettings
 
-TABLES = [(RELAY_OPTIONS, RelaySettings, set[str]()), (AGENT_OPTIONS, AgentSettings, {"server"})]
+TABLES = [(RELAY_OPTIONS, RelaySettings, set[str]()), (AGENT_OPTIONS, AgentSettings, {"vias"})]
 
 
 def fields_of(settings: type[msgspec.Struct]) -> set[str]:
@@ -60,7 +60,7 @@ def test_parsers_give_what_the_fields_hold(
     file = tmp_path / "file"
     file.touch()
     texts = {"SPKI": "ab" * 32, "FILE": str(file), "DIR": "/x", "HEX": "00", "TIME": "1s", "SIZE": "1MiB", "N": "1"}
-    texts |= {"ADDR": "::1", "NAME": "name", "PROTOCOL": "h2", "": "yes"}
+    texts |= {"ADDR": "::1", "NAME": "name", "PROTOCOL": "h2", "": "yes", "HOST[:PORT]": "relay:1"}
     hints = typing.get_type_hints(settings)
     for option in table:
         if option.field is None:

@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from tests.transports.conformance import AGENT, EXAMS, RELAY, Exam, Maker
+from tests.transports.pools import pooled
 from tests.transports.quic_pairs import quic_pair
 from trunnel.transports.base import Session
 from trunnel.transports.h2 import open_h2_session
@@ -79,7 +80,30 @@ async def quic_over_sockets() -> AsyncIterator[tuple[Session, Session]]:
         yield relay, agent
 
 
-MAKERS = [memory_pair, h2_over_sockets, h2_over_lockstep, yamux_over_sockets, yamux_over_lockstep, quic_over_sockets]
+@asynccontextmanager
+async def pool_of_one() -> AsyncIterator[tuple[Session, Session]]:
+    """A pool with a single carrier."""
+    async with pooled(memory_pair) as pair:
+        yield pair
+
+
+@asynccontextmanager
+async def pool_of_two() -> AsyncIterator[tuple[Session, Session]]:
+    """A pool of HTTP/2 connections."""
+    async with pooled(h2_over_sockets, h2_over_sockets) as pair:
+        yield pair
+
+
+MAKERS = [
+    memory_pair,
+    h2_over_sockets,
+    h2_over_lockstep,
+    yamux_over_sockets,
+    yamux_over_lockstep,
+    quic_over_sockets,
+    pool_of_one,
+    pool_of_two,
+]
 
 
 @pytest.mark.parametrize("maker", MAKERS, ids=lambda maker: maker.__name__)

@@ -87,6 +87,32 @@ async def test_an_answer_that_nobody_asked_for_is_no_round_trip(autojump_clock: 
         assert session.round_trip == pytest.approx(1.0)
 
 
+async def test_a_ping_is_open_until_anything_is_heard(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_pair(Role.CLIENT) as (session, peer):
+        start = trio.current_time()
+        await trio.sleep(limits.SUSPECT_AFTER)
+        assert session.unanswered_since == start
+        await peer.greet()
+        await trio.testing.wait_all_tasks_blocked()
+        assert session.unanswered_since is None
+        await trio.sleep(limits.HEARTBEAT)
+        assert session.unanswered_since == pytest.approx(start + limits.HEARTBEAT), "asked again, though never answered"
+        await peer.carrier.send_all(frame(FrameType.PING, frames.ACK, 0, bytes(8)))
+        await trio.testing.wait_all_tasks_blocked()
+        assert session.unanswered_since is None
+        await session.wait_closed()
+        assert session.unanswered_since == pytest.approx(start + 2 * limits.HEARTBEAT), "the oldest of those unanswered"
+
+
+@PAIRS
+async def test_a_peer_that_answers_leaves_nothing_open(autojump_clock: trio.testing.MockClock, pair: Pair) -> None:
+    async with pair() as (relay, agent):
+        for _ in range(30):
+            await trio.sleep(0.9)
+            assert relay.unanswered_since is None
+            assert agent.unanswered_since is None
+
+
 async def stalled_streams(peer: RawPeer, count: int) -> None:
     """Open *count* streams and fill each one's window."""
     await peer.greet()

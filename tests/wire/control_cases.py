@@ -16,6 +16,8 @@ from trunnel.wire.control import (
     Message,
     Ping,
     Pong,
+    Probe,
+    Probed,
     Rejected,
     SessionLimits,
     Welcome,
@@ -27,6 +29,7 @@ INSTANCE = "0123456789abcdef" * 2
 LIMITS = SessionLimits(streams=1000, heartbeat=10.0, dead_after=20.0, first_byte_timeout=30.0, idle_timeout=3600.0)
 ENDPOINT = Endpoint(hostname="demo.example.com", url="https://demo.example.com")
 HELLO = Hello(versions=[1], instance=INSTANCE, agent="0.1.0", where="laptop")
+JOINING = Hello(versions=[1], instance=INSTANCE, agent="0.1.0", share=True, session="s-1", alone=True)
 WELCOME = Welcome(
     version=1,
     session="s-1",
@@ -39,11 +42,15 @@ WELCOME = Welcome(
 )
 SAMPLES: list[Message] = [
     HELLO,
+    JOINING,
     WELCOME,
     Rejected("overloaded", "Too many agents.", 5.0),
     Rejected("unauthorized", "Unknown key."),
     Ping(0),
     Pong(2**53 - 1),
+    Probe(1),
+    Probed(1),
+    Probed(2**53 - 1, "It came back changed."),
     Drain(30.0, "Restart."),
     Endpoints([]),
     Endpoints([ENDPOINT]),

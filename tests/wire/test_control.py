@@ -1,214 +1,220 @@
-"""Control messages on the wire: framing, and what a hostile peer can send."""
+"""Control messages as values: the form of every field, what they mean, and their order."""
 
 from __future__ import annotations
 
 import json
-import struct
-import tracemalloc
+import math
+from itertools import product
+from typing import get_args
 
 import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fuzz.wire_targets import fuzz_control
 from tests.wire.control_cases import (
+    ENDPOINT,
+    HELLO,
+    INSTANCE,
+    KEY,
+    LIMITS,
     SAMPLES,
     WELCOME,
+    changed,
     decode,
     drive,
     frame,
 )
-from tests.wire.three_way import Parsed, Refused, check_refused, octets, outcome, split_at
-from trunnel.errors import RejectCode, RemoteProtocolError
+from tests.wire.three_way import check_refused
+from trunnel.errors import LocalProtocolError, RejectCode, RemoteProtocolError
+from trunnel.names import HOSTNAME_MAX
 from trunnel.settings.limits import (
+    CONTROL_ENDPOINTS_MAX,
     CONTROL_LIST_MAX,
     CONTROL_MESSAGE_MAX,
     CONTROL_SECONDS_MAX,
     CONTROL_TEXT_MAX,
+    RETRY_HINT_MAX,
 )
-from trunnel.wire.control import Drain, Endpoint, Endpoints, Hello, Message, Ping, Pong, Rejected
-from trunnel.wire.control_codec import ControlDecoder, encode
+from trunnel.wire.control import (
+    PROTOCOL_VERSION,
+    TRANSITIONS,
+    Drain,
+    Endpoint,
+    Endpoints,
+    Hello,
+    Message,
+    Phase,
+    Ping,
+    Probe,
+    Probed,
+    Rejected,
+    advance_untrusted,
+    pick_version,
+    printable,
+)
+from trunnel.wire.control_codec import encode
 
-# --- framing ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
-def test_a_message_reads_back_however_it_was_cut(message: Message) -> None:
-    wire = encode(message)
-    behind = b"\x00\x00\x00\x10{"
-    for chunks in ([wire], octets(wire), *([wire[:cut], wire[cut:]] for cut in range(1, len(wire)))):
-        assert drive(chunks) == Parsed([message])
-    for chunks in ([wire + behind], octets(wire + behind)):
-        assert drive(chunks) == Parsed([message], behind)
-
-
-def test_a_chunk_may_hold_many_messages() -> None:
-    assert drive([b"".join(map(encode, SAMPLES))]) == Parsed(SAMPLES)
-
-
-@pytest.mark.parametrize("length", [0, CONTROL_MESSAGE_MAX + 1, 2**31, 2**32 - 1])
-def test_a_length_out_of_range_is_refused_from_its_four_bytes(length: int) -> None:
-    check_refused(drive, struct.pack("!I", length), reason=f"{length} bytes")
-
-
-@pytest.mark.parametrize("length", [1, CONTROL_MESSAGE_MAX - 1, CONTROL_MESSAGE_MAX])
-def test_a_length_in_range_waits_for_its_body(length: int) -> None:
-    decoder = ControlDecoder()
-    assert decoder.feed_untrusted(struct.pack("!I", length) + b" " * (length - 1)) == []
-    assert decoder.pending == 4 + length - 1
-    with pytest.raises(RemoteProtocolError):
-        decoder.feed_untrusted(b" ")
-
-
-def test_the_largest_message_is_read() -> None:
-    body = b'{"kind":"ping","id":1,"later":"%s"}'
-    body %= b"x" * (CONTROL_MESSAGE_MAX - len(body) + 2)
-    assert len(body) == CONTROL_MESSAGE_MAX
-    assert decode(frame(body)) == Ping(1)
-
-
-def test_nothing_beyond_the_limit_is_kept_of_a_chunk() -> None:
-    """A large chunk behind a bad length is refused before it is copied."""
-    chunk = struct.pack("!I", 2**32 - 1) + bytes(8_000_000)
-    decoder = ControlDecoder()
-    tracemalloc.start()
-    try:
-        with pytest.raises(RemoteProtocolError):
-            decoder.feed_untrusted(chunk)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < CONTROL_MESSAGE_MAX
-    assert decoder.pending == 0
-
-
-def test_a_decoder_that_refused_keeps_refusing() -> None:
-    decoder = ControlDecoder()
-    for chunk in (bytes(4), encode(Ping(1)), b""):
-        with pytest.raises(RemoteProtocolError, match="0 bytes"):
-            decoder.feed_untrusted(chunk)
-
-
-# --- JSON of a hostile peer -------------------------------------------------------------------
+# --- values -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("message", "fields"),
     [
-        pytest.param(b"not json", id="no JSON"),
-        pytest.param(b"null", id="null"),
-        pytest.param(b"[]", id="a list"),
-        pytest.param(b'"ping"', id="a string"),
-        pytest.param(b'{"kind":"ping","id":1} x', id="something behind"),
-        pytest.param(b'{"kind":"ping","id":1}{"kind":"ping","id":1}', id="two values"),
-        pytest.param(b'\xef\xbb\xbf{"kind":"ping","id":1}', id="a byte order mark"),
-        pytest.param(b'{"id":1}', id="no kind"),
-        pytest.param(b'{"kind":"reboot"}', id="unknown kind"),
-        pytest.param(b'{"kind":1,"id":1}', id="kind of another type"),
-        pytest.param(b'{"kind":"Ping","id":1}', id="kind in another case"),
-        pytest.param(b'{"kind":"ping","id":1,"kind":"pong"}', id="two kinds"),
-        pytest.param(b'{"kind":"ping"}', id="field missing"),
-        pytest.param(b'{"kind":"ping","id":null}', id="null for a number"),
-        pytest.param(b'{"kind":"ping","id":-1}', id="negative"),
-        pytest.param(b'{"kind":"ping","id":1.5}', id="a fraction"),
-        pytest.param(b'{"kind":"ping","id":true}', id="a truth value"),
-        pytest.param(b'{"kind":"ping","id":"1"}', id="a number in quotes"),
-        pytest.param(b'{"kind":"ping","id":9007199254740992}', id="2^53"),
-        pytest.param(b'{"kind":"ping","id":18446744073709551617}', id="2^64 + 1"),
-        pytest.param(b'{"kind":"ping","id":' + b"9" * 60_000 + b"}", id="60,000 digits"),
-        pytest.param(b'{"kind":"drain","grace":' + b"9" * 60_000 + b"}", id="60,000 digits for a float"),
-        pytest.param(b'{"kind":"drain","grace":NaN}', id="NaN"),
-        pytest.param(b'{"kind":"drain","grace":Infinity}', id="Infinity"),
-        pytest.param(b'{"kind":"drain","grace":1e999}', id="1e999"),
-        pytest.param(b'{"kind":"rejected","code":"x","reason":"","retry_after":1e999}', id="1e999 to wait"),
-        pytest.param(b'{"kind":"rejected","code":"x","reason":"","retry_after":-1}', id="less than nothing to wait"),
-        pytest.param(b'{"kind":"drain","grace":1,"reason":"\xff"}', id="invalid UTF-8"),
-        pytest.param(b'{"kind":"drain","grace":1,"reason":"\xed\xa0\x80"}', id="a surrogate in UTF-8"),
-        pytest.param(b'{"kind":"drain","grace":1,"reason":"\\ud800"}', id="half a surrogate pair"),
-        pytest.param(b'{"kind":"drain","grace":1,"reason":"\\udc00abcdef"}', id="the other half"),
-        pytest.param(b'{"kind":"ping","id":1,"later":"\xff"}', id="invalid UTF-8 in an unknown field"),
-        pytest.param(b'{"kind":"ping","id":1,"later":' + b"[" * 60_000, id="60,000 lists"),
-        pytest.param(b'{"kind":"ping","id":1,"later":' + b'{"a":' * 12_000, id="12,000 objects"),
-        pytest.param(b"[" * 60_000, id="60,000 lists at the top"),
-        pytest.param(b'{"kind":"drain","grace":1,"reason":"\\u001b[2J"}', id="an escape sequence"),
-        pytest.param(b'{"kind":"drain","grace":1,"reason":"a\\nb"}', id="a line end"),
-        pytest.param(b'{"kind":"drain","grace":1,"reason":"\\u202eabc"}', id="reversed text"),
+        (HELLO, {"versions": []}),
+        (HELLO, {"versions": [0]}),
+        (HELLO, {"versions": [256]}),
+        (HELLO, {"versions": [1] * (CONTROL_LIST_MAX + 1)}),
+        (HELLO, {"instance": INSTANCE[1:]}),
+        (HELLO, {"instance": INSTANCE.upper()}),
+        (HELLO, {"instance": INSTANCE + "\n"}),
+        (HELLO, {"agent": "x" * (CONTROL_TEXT_MAX + 1)}),
+        (HELLO, {"where": "a\u2028b"}),
+        (HELLO, {"name": ""}),
+        (HELLO, {"name": "a.b"}),
+        (HELLO, {"name": "A"}),
+        (HELLO, {"name": "a" * 64}),
+        (HELLO, {"name": "a\n"}),
+        (HELLO, {"share": 1}),
+        (HELLO, {"session": ""}),
+        (HELLO, {"session": "a b"}),
+        (HELLO, {"session": "a" * 65}),
+        (HELLO, {"session": "a\n"}),
+        (HELLO, {"alone": None}),
+        (HELLO, {"alone": 0}),
+        (WELCOME, {"version": 0}),
+        (WELCOME, {"session": ""}),
+        (WELCOME, {"session": "a b"}),
+        (WELCOME, {"session": "a" * 65}),
+        (WELCOME, {"relay": KEY[1:]}),
+        (WELCOME, {"relay": KEY.upper()}),
+        (WELCOME, {"label": "\x7f"}),
+        (WELCOME, {"suffixes": ["a"] * (CONTROL_LIST_MAX + 1)}),
+        (WELCOME, {"suffixes": ["Example.com"]}),
+        (WELCOME, {"suffixes": ["example.com."]}),
+        (WELCOME, {"suffixes": ["1.2.3.4"]}),
+        (WELCOME, {"suffixes": [""]}),
+        (WELCOME, {"public_port": 0}),
+        (WELCOME, {"public_port": 65536}),
+        (WELCOME, {"endpoints": [{"hostname": "a", "url": "https://a"}] * (CONTROL_ENDPOINTS_MAX + 1)}),
+        (WELCOME, {"endpoints": [{"hostname": "a b", "url": "https://a"}]}),
+        (WELCOME, {"endpoints": [{"hostname": "a", "url": "https://a b"}]}),
+        (WELCOME, {"endpoints": [{"hostname": "a", "url": "https://\u00fc"}]}),
+        (WELCOME, {"endpoints": [{"hostname": "a", "url": "javascript:alert(1)"}]}),
+        (WELCOME, {"endpoints": [{"hostname": "a", "url": "https://" + "a" * 300}]}),
+        (WELCOME, {"limits": {**msgspec.to_builtins(LIMITS), "heartbeat": 0}}),
+        (WELCOME, {"limits": {**msgspec.to_builtins(LIMITS), "dead_after": CONTROL_SECONDS_MAX + 1}}),
+        (WELCOME, {"limits": {**msgspec.to_builtins(LIMITS), "streams": 0}}),
+        (WELCOME, {"limits": {}}),
+        (Rejected("overloaded", ""), {"code": "Not a word"}),
+        (Rejected("overloaded", ""), {"code": ""}),
+        (Rejected("overloaded", ""), {"reason": "x" * (CONTROL_TEXT_MAX + 1)}),
+        (Drain(1.0), {"grace": -0.1}),
+        (Drain(1.0), {"grace": CONTROL_SECONDS_MAX + 1}),
+        (Probe(1), {"id": -1}),
+        (Probed(1), {"id": None}),
+        (Probed(1), {"failure": "x" * (CONTROL_TEXT_MAX + 1)}),
+        (Probed(1), {"failure": "\x1b[2J"}),
+        (Probed(1), {"failure": None}),
+        (Endpoints([]), {"endpoints": None}),
     ],
 )
-def test_what_is_no_message_of_ours_is_refused(body: bytes) -> None:
-    refusal = check_refused(drive, frame(body), reason="control: ")
-    assert refusal.reason.isprintable()
-    assert len(refusal.reason) <= CONTROL_TEXT_MAX + len("control: ")
+def test_a_value_out_of_its_form_is_refused(message: Message, fields: dict[str, object]) -> None:
+    check_refused(drive, changed(message, **fields), reason="control: ")
 
 
-def test_an_error_about_a_kind_does_not_repeat_it_at_length() -> None:
-    refusal = check_refused(drive, frame(json.dumps({"kind": "\x1b]0;" + "x" * 60_000})))
-    assert refusal.reason.isprintable()
-    assert len(refusal.reason) < 2 * CONTROL_TEXT_MAX
+def test_values_at_their_limits_are_fine_and_fit() -> None:
+    """The largest welcome that the rules allow is smaller than the largest message."""
+    longest = ".".join(["a" * 63] * 3 + ["a" * (HOSTNAME_MAX - 192)])
+    endpoints = [Endpoint(longest, f"https://{longest}:65535")] * CONTROL_ENDPOINTS_MAX
+    welcome = msgspec.structs.replace(
+        WELCOME, label="\U0001f600" * CONTROL_TEXT_MAX, suffixes=[longest] * CONTROL_LIST_MAX, endpoints=endpoints
+    )
+    assert decode(encode(welcome)) == welcome
 
 
-def test_unknown_fields_are_ignored_and_of_two_the_last_counts() -> None:
-    assert decode(frame('{"later":{"a":[1,null,1e99999]},"id":1,"kind":"ping","id":2,"more":"\\u00fc"}')) == Ping(2)
-    assert decode(frame(' {"kind" : "ping",\n "id":3}\t')) == Ping(3)
-
-
-# --- properties -------------------------------------------------------------------------------
-
-TEXT = st.text(st.characters(codec="utf-8").filter(str.isprintable), max_size=30)
-SECONDS = st.floats(0.1, CONTROL_SECONDS_MAX)
-ENDPOINTS = st.lists(
-    st.from_regex(r"\A[a-z]{1,9}(\.[a-z]{1,9}){0,2}\Z").map(lambda name: Endpoint(name, f"https://{name}")), max_size=4
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Drain(math.nan),
+        lambda: Drain(math.inf),
+        lambda: Ping(-1),
+        lambda: Endpoints([ENDPOINT] * (CONTROL_ENDPOINTS_MAX + 1)),
+        lambda: Rejected("overloaded", "x" * (CONTROL_TEXT_MAX + 1)),
+        lambda: msgspec.structs.replace(HELLO, versions=[]),
+        lambda: msgspec.structs.replace(HELLO, where="\U0001f600" * CONTROL_MESSAGE_MAX),
+    ],
 )
-MESSAGES: st.SearchStrategy[Message] = st.one_of(
-    st.builds(Ping, st.integers(0, 2**53 - 1)),
-    st.builds(Pong, st.integers(0, 2**53 - 1)),
-    st.builds(Drain, st.floats(0, CONTROL_SECONDS_MAX), TEXT),
-    st.builds(Rejected, st.sampled_from(RejectCode).map(str), TEXT, st.none() | st.floats(0, allow_infinity=False)),
-    st.builds(Endpoints, ENDPOINTS),
-    st.builds(
-        lambda versions, instance, agent, where, share: Hello(
-            versions=versions, instance=instance, agent=agent, where=where, share=share
-        ),
-        st.lists(st.integers(1, 255), min_size=1, max_size=CONTROL_LIST_MAX),
-        st.binary(min_size=16, max_size=16).map(bytes.hex),
-        TEXT,
-        TEXT,
-        st.booleans(),
-    ),
-    st.builds(lambda endpoints: msgspec.structs.replace(WELCOME, endpoints=endpoints), ENDPOINTS),
+def test_we_do_not_send_what_the_peer_would_refuse(make: object) -> None:
+    assert callable(make)
+    with pytest.raises(LocalProtocolError):
+        encode(make())
+
+
+def test_a_hello_of_before_there_were_sessions_to_join_asks_for_a_new_one() -> None:
+    """And what an older relay reads of a newer hello is what it always was."""
+    body = {"kind": "hello", "versions": [1], "instance": INSTANCE, "agent": "0.1.0"}
+    hello = decode(frame(json.dumps(body)))
+    assert isinstance(hello, Hello)
+    assert (hello.session, hello.alone) == (None, False)
+
+
+def test_wrong_arguments_are_value_errors() -> None:
+    with pytest.raises(ValueError, match="printable"):
+        Rejected("overloaded", "\x1b[2J")
+    with pytest.raises(ValueError, match="not a host name"):
+        Endpoint("a b", "https://a")
+
+
+@given(st.text(max_size=CONTROL_TEXT_MAX + 50))
+@example("\x00\u202e\ud800\u2028")
+def test_any_text_can_be_made_printable(text: str) -> None:
+    assert decode(encode(Drain(0.0, printable(text)))) == Drain(0.0, printable(text))
+    if text.isprintable() and len(text) <= CONTROL_TEXT_MAX:
+        assert printable(text) == text
+
+
+# --- meaning ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("offered", "picked"), [([1], 1), ([1, 2, 9], PROTOCOL_VERSION), ([9, 1, 1], 1), ([2], None), ([], None)]
 )
+def test_the_highest_shared_version_is_picked(offered: list[int], picked: int | None) -> None:
+    assert pick_version(offered) == picked
 
 
-@given(st.lists(MESSAGES, max_size=6), st.lists(st.integers(0, 2000)))
-def test_any_conversation_reads_back_however_it_was_cut(messages: list[Message], cuts: list[int]) -> None:
-    wire = b"".join(map(encode, messages))
-    assert drive(split_at(wire, cuts)) == drive(octets(wire)) == Parsed(messages)
-    assert b"".join(map(encode, messages)) == wire
+@pytest.mark.parametrize("code", RejectCode)
+def test_a_refusal_becomes_the_error_of_its_code(code: RejectCode) -> None:
+    error = Rejected(code, "No.", 7.0).to_error()
+    assert (error.code, error.reason, error.retry_after) == (code, "No.", 7.0)
 
 
-@st.composite
-def damaged_messages(draw: st.DrawFn) -> bytes:
-    """Draw the JSON of a message with some bytes changed, cut out or put in."""
-    body = bytearray(encode(draw(MESSAGES))[4:])
-    for _ in range(draw(st.integers(1, 4))):
-        at = draw(st.integers(0, len(body)))
-        body[at : at + draw(st.integers(0, 3))] = draw(
-            st.sampled_from([b"", b'"', b"{", b"[", b"9e9", b"\\", b"\xff", b",", b"null"])
-        )
-    return bytes(body)
+def test_a_refusal_of_a_later_version_may_be_retried() -> None:
+    error = Rejected("quota-of-2031", "No.").to_error()
+    assert error.code is RejectCode.PROTOCOL
+    assert error.retryable
+    assert error.retry_after is None
 
 
-@given(damaged_messages() | st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
-@example(b'{"kind":"ping","id":1}')
-@example(encode(Ping(1)) + bytes(4))
-def test_hostile_bytes_meet_the_invariants_of_the_fuzz_target(body: bytes) -> None:
-    fuzz_control(body)
+def test_the_hint_of_a_hostile_relay_is_cut() -> None:
+    error = Rejected("overloaded", "No.", 1e308).to_error()
+    assert error.retry_after == RETRY_HINT_MAX
 
 
-def test_a_refusal_means_the_same_however_the_bytes_came() -> None:
-    """Messages of the same chunk go with it; the refusal itself does not depend on the cuts."""
-    wire = encode(Ping(1)) + frame("{}")
-    refusals = {outcome(drive, split_at(wire, [cut])) for cut in range(len(wire))}
-    assert len(refusals) == 1
-    assert all(isinstance(refusal, Refused) for refusal in refusals)
+@pytest.mark.parametrize(("phase", "message"), list(product(Phase, SAMPLES)), ids=str)
+def test_every_message_is_allowed_or_refused_in_every_phase(phase: Phase, message: Message) -> None:
+    following = TRANSITIONS.get((phase, type(message)))
+    if following is None:
+        with pytest.raises(RemoteProtocolError, match=str(phase)):
+            advance_untrusted(phase, message)
+    else:
+        assert advance_untrusted(phase, message) is following
+
+
+def test_the_table_is_complete() -> None:
+    """Every kind is received somewhere, every phase is reached, and a conversation can end from every open phase."""
+    assert {kind for _, kind in TRANSITIONS} == set(get_args(Message)) == {type(sample) for sample in SAMPLES}
+    assert {Phase.EXPECT_HELLO, Phase.EXPECT_ANSWER, *TRANSITIONS.values()} == set(Phase)
+    assert not [phase for phase, _ in TRANSITIONS if phase is Phase.ENDED]
+    assert [phase for (phase, kind) in TRANSITIONS if kind is Hello] == [Phase.EXPECT_HELLO]

@@ -16,14 +16,27 @@ from trunnel import names
 from trunnel.errors import ErrorCode, RejectCode, RemoteProtocolError
 from trunnel.names import KeyId
 from trunnel.settings import limits
-from trunnel.wire.control import TRANSITIONS, Drain, Endpoints, Hello, Message, Ping, Pong, Rejected, Welcome
+from trunnel.wire.control import (
+    TRANSITIONS,
+    Drain,
+    Endpoints,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Probe,
+    Probed,
+    Rejected,
+    Welcome,
+)
 from trunnel.wire.control_codec import ControlDecoder, encode
 from trunnel.wire.proxyprotocol import ProxyHeader, ProxyParser, StreamKind, TlvType, encode_v2, read_preface_untrusted
 
 TEXT = resources.files("trunnel.wire").joinpath("PROTOCOL.md").read_text("utf-8")
-LINES_MAX = 300
+LINES_MAX = 400
 MESSAGES: dict[str, type[Message]] = {
-    str(message.__struct_config__.tag): message for message in (Hello, Welcome, Rejected, Ping, Pong, Drain, Endpoints)
+    str(message.__struct_config__.tag): message
+    for message in (Hello, Welcome, Rejected, Ping, Pong, Probe, Probed, Drain, Endpoints)
 }
 
 Vector = dict[str, str]
@@ -216,5 +229,15 @@ def test_the_text_is_short_and_its_sections_are_numbered() -> None:
     assert len(TEXT.splitlines()) < LINES_MAX
     sections = [int(number) for number in re.findall(r"^## (\d+)\. ", TEXT, re.MULTILINE)]
     assert [number for number, _ in groupby(sections)] == list(range(1, len(sections) + 1))
-    for referred in re.findall(r"section (\d+)", TEXT):
-        assert int(referred) in sections
+    parts: dict[int, list[int]] = {}
+    for number, part in re.findall(r"^### (\d+)\.(\d+) ", TEXT, re.MULTILINE):
+        parts.setdefault(int(number), []).append(int(part))
+    assert all(found == list(range(1, len(found) + 1)) for found in parts.values())
+    for number, part in re.findall(r"section (\d+)(?:\.(\d+))?", TEXT):
+        assert int(number) in sections
+        assert not part or int(part) in parts[int(number)]
+
+
+def test_the_bytes_of_a_canary_are_as_many_as_an_agent_takes() -> None:
+    (least, most) = re.findall(r"sends (\d+) to (\d+)\s+bytes of its choice", TEXT)[0]
+    assert (int(least), int(most)) == (1, limits.CANARY_BYTES_MAX)

@@ -140,3 +140,55 @@ def test_window_updates_that_the_peer_does_not_read_end_the_connection() -> None
             lone.feed(content(1, bytes(half)))
             lone.yamux.consumed(1, half, unread=0, now=lone.now)
     assert caught.value.code is CALM
+
+
+# --- what is nobody's fault -------------------------------------------------------------------------
+
+
+def test_a_window_of_bytes_for_a_stream_that_lingered_is_free() -> None:
+    lone = Lone(Role.SERVER, streams=1)
+    lone.yamux.end(1)
+    lone.yamux.reset(1, ErrorCode.NO_ERROR)
+    lone.now = limits.FLOOD_WINDOW
+    for _ in range(2 * limits.CONTROL_FRAMES_MAX):
+        assert lone.feed(content(1, bytes(100))) == []
+
+
+def test_bytes_behind_a_stream_that_we_refused_are_free() -> None:
+    lone = Lone(Role.SERVER)
+    lone.yamux.go_away(ErrorCode.NO_ERROR)
+    lone.feed(syn(1))
+    for _ in range(2 * limits.CONTROL_FRAMES_MAX):
+        assert lone.feed(content(1, bytes(100))) == []
+
+
+def test_frames_that_cross_the_ends_of_busy_streams_are_free() -> None:
+    """Visitors decide when streams end: credit and an end may be under way when we reset each."""
+    lone = Lone(Role.CLIENT)
+    for _ in range(limits.CONTROL_FRAMES_MAX):
+        stream_id = lone.yamux.open_stream(now=0.0)
+        lone.yamux.send(stream_id, memoryview(b"x"))
+        lone.yamux.reset(stream_id, ErrorCode.PEER_ABORTED)
+        assert lone.feed(ack(stream_id) + update(stream_id, 1) + fin(stream_id)) == []
+        lone.yamux.output.take()
+
+
+@pytest.mark.parametrize("late", [update(1, 1), fin(1), rst(1)], ids=["credit", "FIN", "RST"])
+def test_frames_for_a_stream_that_is_long_gone_are_counted(late: bytes) -> None:
+    lone = Lone(Role.SERVER, streams=1)
+    lone.yamux.reset(1, ErrorCode.CANCEL)
+    lone.now = limits.FLOOD_WINDOW
+    lone.feed(late * limits.CONTROL_FRAMES_MAX)
+    lone.refuses(late, CALM, "control frames")
+
+
+def test_streams_that_carried_bytes_one_way_clear_no_count() -> None:
+    lone = Lone(Role.SERVER)
+    with pytest.raises(RemoteProtocolError, match="reset without work"):
+        for number in range(limits.RESETS_MAX):
+            for stream_id in (4 * number + 1, 4 * number + 3):
+                lone.feed(syn(stream_id))
+            lone.feed(rst(4 * number + 1) + fin(4 * number + 3))
+            lone.yamux.send(4 * number + 3, memoryview(b"x"))
+            lone.yamux.end(4 * number + 3)
+            lone.yamux.output.take()

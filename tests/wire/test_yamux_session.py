@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from tests.wire.yamux_model import PATTERN, Frame, Lone, ack, content, fin, frame, rst, syn, update
@@ -55,49 +53,44 @@ def test_no_more_streams_than_the_peer_keeps_in_its_backlog() -> None:
     assert lone.yamux.peer_stream_limit == len(lone.yamux.streams)
 
 
-def read_behind_the_end(yamux: YamuxConnection) -> None:
-    """Let the peer end stream 1, then read of it."""
-    yamux.feed_untrusted(fin(1), now=0.0)
-    yamux.consumed(1, 1, unread=0, now=0.0)
-
-
-USES: dict[str, Callable[[YamuxConnection], object]] = {
-    "read": lambda yamux: yamux.consumed(1, 1, unread=0, now=0.0),
-    "read behind its end": read_behind_the_end,
-    "written": lambda yamux: yamux.send(1, memoryview(b"x")),
-    "ended": lambda yamux: yamux.end(1),
-    "alive when we ping": lambda yamux: yamux.ping(),
-}
-
-
-@pytest.mark.parametrize("use", USES.values(), ids=USES)
-def test_a_stream_is_acknowledged_once_when_it_is_used(use: Callable[[YamuxConnection], object]) -> None:
+def test_a_stream_is_acknowledged_once_and_when_somebody_takes_it() -> None:
     """So that 256 streams in the opener's backlog are 256 that nobody accepted, not 256 that came."""
     lone = Lone(Role.SERVER)
     lone.feed(syn(1) + content(1, b"xyz"))
     assert lone.written() == []
-    use(lone.yamux)
-    assert lone.written()[0] == (FrameType.WINDOW_UPDATE, ACK, 1, 0, b"")
-    use(lone.yamux)
-    assert not [one for one in lone.written() if one[:3] == (FrameType.WINDOW_UPDATE, ACK, 1)]
+    lone.yamux.accepted(1)
+    lone.yamux.accepted(1)
+    assert lone.written() == [(FrameType.WINDOW_UPDATE, ACK, 1, 0, b"")]
 
 
-def test_a_stream_that_is_reset_unused_needs_no_acknowledgement() -> None:
+@BOTH
+def test_only_streams_of_the_peer_that_are_still_there_are_acknowledged(role: Role) -> None:
+    lone = Lone(role)
+    ours = lone.yamux.open_stream(now=0.0)
+    lone.feed(syn(theirs := 3 - ours) + rst(theirs))
+    lone.yamux.output.take()
+    lone.yamux.accepted(ours)
+    lone.yamux.accepted(theirs)
+    assert lone.written() == []
+
+
+def test_a_stream_that_is_refused_needs_no_acknowledgement() -> None:
     lone = Lone(Role.SERVER)
     lone.feed(syn(1))
     lone.yamux.reset(1, ErrorCode.REFUSED_STREAM)
-    lone.yamux.ping()
-    assert [flags for _, flags, _, _, _ in lone.written()] == [RST, SYN]
+    lone.yamux.accepted(1)
+    assert [flags for _, flags, _, _, _ in lone.written()] == [RST]
 
 
 def test_frames_are_cut_by_window_and_frame_size() -> None:
     lone = Lone(Role.CLIENT, streams=1)
+    assert lone.feed(update(1, limits.YAMUX_FRAME_MAX)) == [events.WindowOpened(1)]
     payload = memoryview(PATTERN)
     sent: list[int] = []
     while taken := lone.yamux.send(1, payload):
         sent.append(taken)
-    assert sent == [limits.YAMUX_FRAME_MAX] * (INITIAL_WINDOW // limits.YAMUX_FRAME_MAX)
-    assert lone.feed(update(1, 7)) == [events.WindowOpened(1)]
+    assert sent == [limits.YAMUX_FRAME_MAX, INITIAL_WINDOW]
+    lone.feed(update(1, 7))
     assert lone.yamux.send(1, payload) == 7
     assert lone.written()[-1] == (FrameType.DATA, 0, 1, 7, PATTERN[:7])
 
@@ -146,10 +139,11 @@ def test_credit_is_returned_when_read_and_not_before() -> None:
 def test_a_window_grows_to_its_maximum_while_the_consumer_keeps_pace(window_max: int) -> None:
     lone = Lone(Role.SERVER, streams=1, window_max=window_max)
     lone.yamux.round_trip = 0.1
+    size = 64 * limits.KIB
     for _ in range(2_000):
-        lone.feed(content(1, bytes(limits.YAMUX_FRAME_MAX)))
+        lone.feed(content(1, bytes(size)))
         lone.now += 0.001
-        lone.yamux.consumed(1, limits.YAMUX_FRAME_MAX, unread=0, now=lone.now)
+        lone.yamux.consumed(1, size, unread=0, now=lone.now)
     stream = lone.yamux.streams[1]
     assert stream.window.size == min(window_max, INITIAL_WINDOW + limits.SESSION_CREDIT - growth_left(lone))
     assert stream.receive_left + stream.returned == stream.window.size

@@ -111,7 +111,6 @@ class Lone:
         self.yamux = YamuxConnection(role, now=0.0, window_max=window_max)
         self.now = 0.0
         self.ids = [self._open(2 * number + 1) for number in range(streams)]
-        self.yamux.ping()  # acknowledges them
         self.yamux.output.take()
 
     def _open(self, stream_id: int) -> int:
@@ -120,6 +119,7 @@ class Lone:
             self.feed(ack(stream_id))
         else:
             self.feed(syn(stream_id))
+            self.yamux.accepted(stream_id)
         return stream_id
 
     def feed(self, wire: bytes) -> list[MuxEvent]:

@@ -22,13 +22,13 @@ import msgspec
 import trio
 
 from trunnel.agent.dial import Carrier, open_carrier
-from trunnel.agent.forward import Forwarding, forward_stream
+from trunnel.agent.forward import Forwarding, Visits, forward_stream
 from trunnel.errors import ErrorCode, LocalProtocolError, Rejected, RemoteProtocolError, SessionClosed
 from trunnel.settings import limits
 from trunnel.streams.nursery import bare_nursery
 from trunnel.transports.base import Peer, Session, Stream
 from trunnel.transports.control_stream import ControlStream, receive_one
-from trunnel.transports.pool import PooledSession, open_pool
+from trunnel.transports.pool import PooledSession, is_suspect, open_pool
 from trunnel.wire import control
 
 logger = logging.getLogger(__name__)
@@ -70,16 +70,15 @@ class Attachment:
         """Our public addresses, as the relay said last."""
         self.relay_drains = trio.Event()
         """Set when the relay has said that it is about to stop."""
-        self.visitors = 0
-        """Streams of visitors that are open."""
-        self.peak = 0
-        """The most visitors at a time since somebody set this back."""
+        self.visits = Visits()
+        """The visitors who are being served."""
         self._hello = hello
         self._nursery = nursery
         self._window_max = window_max
         self._welcome: control.Welcome | None = None
         self._endpoints_changed = trio.Event()
-        self._idle = trio.Event()  # replaced whenever a visitor comes
+        self._streams = 0  # of visitors and canaries that are open
+        self._idle = trio.Event()  # replaced whenever one comes
         self._rejected: Rejected | None = None
         self._probe = _Probe(0)
 
@@ -180,14 +179,21 @@ class Attachment:
 
         Cancellation: no effect.
         """
-        if not self.carriers:
-            return "no carrier"
         self._probe = asked = _Probe(self._probe.number + 1)
-        self.carriers[-1].channel.post(control.Probe(asked.number))
+        if not self._post(control.Probe(asked.number)):
+            return "no carrier"
         with trio.move_on_after(limits.CANARY_TIMEOUT + limits.CLOSE_TIMEOUT):
             await self._wait_unless_closed(asked.answered)
             return asked.failure
         return "the relay did not answer the probe in time"
+
+    def _post(self, message: control.Message) -> bool:
+        """Tell the relay *message*, on the carrier that was heard last; return whether there is one."""
+        now = trio.current_time()
+        best = max(self.carriers, key=lambda each: (not is_suspect(each.link, now), each.link.last_heard), default=None)
+        if best is not None:
+            best.channel.post(message)
+        return best is not None
 
     async def drain(self, grace: float, reason: str) -> None:
         """Tell the relay that we stop, and let visitors finish, at most *grace* seconds.
@@ -195,14 +201,13 @@ class Attachment:
         The relay ends the session once its last visitor has everything: what
         we have sent may still be on its way when our own tasks are done.
         """
-        for attached in self.carriers[-1:]:
-            attached.channel.post(control.Drain(min(grace, limits.CONTROL_SECONDS_MAX), control.printable(reason)))
+        self._post(control.Drain(min(grace, limits.CONTROL_SECONDS_MAX), control.printable(reason)))
         with trio.move_on_after(grace):
             await self.link.wait_closed()
 
     async def wait_idle(self) -> None:
         """Wait until no visitor's stream is open."""
-        while self.visitors:
+        while self._streams:
             await self._idle.wait()
 
     # --- tasks ------------------------------------------------------------------------------------
@@ -212,8 +217,7 @@ class Attachment:
         try:
             while True:
                 stream = await self.link.accept_stream()
-                self.visitors += 1
-                self.peak = max(self.peak, self.visitors)
+                self._streams += 1
                 self._idle = trio.Event()
                 nursery.start_soon(self._visitor, stream, forwarding)
         except SessionClosed:
@@ -223,8 +227,8 @@ class Attachment:
         try:
             await forward_stream(stream, forwarding)
         finally:
-            self.visitors -= 1
-            if not self.visitors:
+            self._streams -= 1
+            if not self._streams:
                 self._idle.set()
 
     async def _listen(self, attached: Attached) -> None:
@@ -251,7 +255,7 @@ class Attachment:
                     case _:
                         pass  # the phase admits nothing else
         except SessionClosed as exc:
-            link.abort(exc.reason, retryable=exc.retryable)
+            link.abort(exc.reason, code=ErrorCode.NO_ERROR, retryable=exc.retryable)
         except RemoteProtocolError as exc:
             link.abort(f"control: {exc.reason}", code=ErrorCode.PROTOCOL_ERROR)
 

@@ -48,5 +48,6 @@ async def _send(attachment: Attachment, on_event: EventSink) -> str:
     started = trio.current_time()
     failure = await attachment.probe()
     taken = trio.current_time() - started
-    on_event(Canary(ok=not failure, rtt_ms=None if failure else round(taken * 1000, 1), failure=failure))
+    if attachment.ended is None:  # else the end is what there is to say
+        on_event(Canary(ok=not failure, rtt_ms=None if failure else round(taken * 1000, 1), failure=failure))
     return failure

@@ -1,11 +1,12 @@
 """Keeps the right carriers in one session: grows the pool, replaces, falls back, returns to QUIC.
 
 One task looks at the carriers every `CARRIER_LOOK` seconds, and at once when
-one has come or gone, and does what `pooling` says, one dial at a time.  Beside
-it, news of the machine is acted on:
+one has come or gone, and does what `pooling` says, one dial at a time; another
+tries QUIC again while TCP carries the session, rarely.  Beside them, news of
+the machine is acted on:
 
 - another network: QUIC moves (`migrate`); a TCP carrier cannot, so a new one is
-  dialled and the old ones retire;
+  dialled and the old ones retire; a dial that is under way begins anew;
 - the machine woke: carriers that do not answer within `WAKE_PATIENCE` are dead.
 
 What is said to people: which transport carries the session now, and why, each
@@ -17,22 +18,24 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
-from typing import final
+from typing import Final, final
 
 import trio
 
 from trunnel.agent.attachment import Attached, Attachment
 from trunnel.agent.backoff import Backoff
-from trunnel.agent.dial import Carrier
 from trunnel.agent.pooling import Step, View, next_step
 from trunnel.agent.reach import Reach, is_tcp
-from trunnel.errors import ConfigError, ConnectError, ErrorCode, Rejected, SessionClosed
+from trunnel.errors import ConfigError, ConnectError, ErrorCode, Rejected, RelayIdentityError, SessionClosed
 from trunnel.settings import limits
 from trunnel.transports.pool import is_suspect
 from trunnel.transports.selection import TransportKind
 from trunnel.wire import control
 
 logger = logging.getLogger(__name__)
+
+_NOT_ADDED: Final = (ConnectError, ConfigError, SessionClosed, Rejected)
+"""Why a carrier may not come to join."""
 
 Announce = Callable[[str, str], None]
 """Takes the transport that carries the session now, and why."""
@@ -50,7 +53,8 @@ class CarrierKeeper:
         self._announced = attachment.link.transport
         self._backoff = Backoff(secrets.SystemRandom())
         self._next_dial = 0.0
-        self._next_quic = trio.current_time() + limits.QUIC_SETTLED
+        self._dialling = trio.CancelScope()
+        self._next_quic = 0.0
         self._quic_answering_since: float | None = None
         self._had_quic = False
         self._retired: dict[Attached, float] = {}
@@ -65,6 +69,7 @@ class CarrierKeeper:
     def network_changed(self) -> None:
         """Take note that carriers would now start from another address."""
         self._moved = True
+        self._next_quic = 0.0  # the last trial was on another network
         self._hurry()
 
     def woke(self) -> None:
@@ -74,6 +79,7 @@ class CarrierKeeper:
 
     def _hurry(self) -> None:
         self._next_dial = 0.0
+        self._dialling.cancel()
         self._news.set()
 
     # --- the tasks ------------------------------------------------------------------------------------
@@ -85,6 +91,8 @@ class CarrierKeeper:
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ask_after_sleep)
+            if self._reach.automatic:
+                nursery.start_soon(self._return_to_quic)
             while self._attachment.link.closed is None:
                 await self._look()
                 with trio.move_on_after(limits.CARRIER_LOOK):
@@ -119,13 +127,17 @@ class CarrierKeeper:
             await self._move()
         self._end_retired(now)
         self._say(now)
-        match next_step(self._view(now)):
+        view = self._view(now)
+        if any(view.tcp) or view.quic_settled:
+            for attached in tuple(self._replaced):
+                self._retire(attached, now)
+        match next_step(view):
             case Step.ADD_TCP if now >= self._next_dial:
-                await self._add(self._reach.tcp or TransportKind.H2)
+                await self._grow()
             case Step.RETIRE_TCP:
                 self._retire_one(now)
             case _:
-                await self._return_to_quic(now)
+                pass
 
     def _view(self, now: float) -> View:
         current = [
@@ -147,8 +159,8 @@ class CarrierKeeper:
 
     def _peak(self, now: float) -> int:
         """Return the most visitors at a time in the last `POOL_IDLE` seconds."""
-        attachment = self._attachment
-        seen, attachment.peak = max(attachment.peak, attachment.visitors), attachment.visitors
+        visits = self._attachment.visits
+        seen, visits.peak = visits.peak, len(visits.open)
         while self._peaks and (self._peaks[0][0] < now - limits.POOL_IDLE):
             self._peaks.pop(0)
         while self._peaks and self._peaks[-1][1] <= seen:
@@ -159,32 +171,35 @@ class CarrierKeeper:
     async def _move(self) -> None:
         """Let carriers follow to the new network; those that cannot are to be replaced."""
         self._moved = False
+        self._quic_answering_since = None
         for attached in tuple(self._attachment.carriers):
             if not await attached.link.migrate():
                 self._replaced.add(attached)
 
     # --- steps ----------------------------------------------------------------------------------------
 
-    async def _add(self, kind: TransportKind) -> bool:
-        """Dial one more carrier and let it join; returns whether it did."""
+    async def _grow(self) -> None:
+        """Dial one more TCP carrier and let it join; after a failure, not again for a while."""
         try:
-            carrier = await self._reach.dialler.dial(kind)
-            await self._join(carrier)
-        except (ConnectError, ConfigError, SessionClosed, Rejected) as exc:
+            with trio.CancelScope() as self._dialling:
+                await self._add(self._reach.tcp or TransportKind.H2)
+                self._backoff = Backoff(secrets.SystemRandom())
+        except _NOT_ADDED as exc:
             delay = self._backoff.next_delay(exc.retry_after if isinstance(exc, Rejected) else None)
             self._next_dial = trio.current_time() + max(delay, limits.CARRIER_LOOK)
-            logger.info("carrier_not_added", extra={"transport": kind.value, "reason": str(exc)})
-            return False
-        self._backoff = Backoff(secrets.SystemRandom())
-        for attached in self._replaced.copy():
-            self._retire(attached, trio.current_time())
-        return True
 
-    async def _join(self, carrier: Carrier) -> None:
+    async def _add(self, kind: TransportKind) -> None:
+        """Dial a carrier of *kind* and let it join; raises one of `_NOT_ADDED`."""
         try:
-            await self._attachment.add(carrier)
-        except BaseException:
-            carrier.abort()  # no effect on one that was opened
+            carrier = await self._reach.dialler.dial(kind)
+            try:
+                await self._attachment.add(carrier)
+            except BaseException:
+                carrier.abort()  # no effect on one that was opened
+                raise
+        except _NOT_ADDED as exc:
+            level = logging.WARNING if isinstance(exc, RelayIdentityError) else logging.INFO
+            logger.log(level, "carrier_not_added", extra={"transport": kind.value, "reason": str(exc)})
             raise
 
     def _retire_one(self, now: float) -> None:
@@ -199,8 +214,9 @@ class CarrierKeeper:
 
     def _retire(self, attached: Attached, now: float) -> None:
         self._replaced.discard(attached)
-        self._retired[attached] = now
-        self._attachment.link.retire(attached.link)
+        if attached in self._attachment.carriers:
+            self._retired[attached] = now
+            self._attachment.link.retire(attached.link)
 
     def _end_retired(self, now: float) -> None:
         """End retired carriers that have no visitor left, or that have fallen silent."""
@@ -224,18 +240,30 @@ class CarrierKeeper:
         elif self._quic_answering_since is None:
             self._quic_answering_since = now
 
-    async def _return_to_quic(self, now: float) -> None:
+    async def _return_to_quic(self) -> None:
         """Try QUIC again while TCP carries the session, rarely."""
-        has_quic = any(not is_tcp(each.link.transport) for each in self._attachment.carriers)
-        if not self._reach.automatic or has_quic or now < self._next_quic:
+        while True:
+            await trio.sleep(limits.QUIC_SETTLED)
+            has_quic = any(not is_tcp(each.link.transport) for each in self._attachment.carriers)
+            if has_quic or trio.current_time() < self._next_quic:
+                continue
+            due = await self._reach.quic_due()
+            if due <= 0:
+                await self._try_quic()
+                due = limits.QUIC_RETRY_MIN
+            self._next_quic = trio.current_time() + min(due, limits.QUIC_RETRY_MIN)
+
+    async def _try_quic(self) -> None:
+        """Let a QUIC carrier join, and remember whether that worked."""
+        try:
+            await self._add(TransportKind.QUIC)
+        except (Rejected, ConfigError):
+            return  # not the network's fault
+        except (ConnectError, SessionClosed):
+            if self._attachment.link.closed is None:
+                await self._reach.note({TransportKind.QUIC: False})
             return
-        due = await self._reach.quic_due()
-        if due > 0:
-            self._next_quic = now + min(due, limits.QUIC_RETRY_MIN)
-            return
-        worked = await self._add(TransportKind.QUIC)
-        await self._reach.note({TransportKind.QUIC: worked})
-        self._next_quic = trio.current_time() + limits.QUIC_RETRY_MIN
+        await self._reach.note({TransportKind.QUIC: True})
 
     def _say(self, now: float) -> None:
         """Tell which transport carries the session, when that has changed."""

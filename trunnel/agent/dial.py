@@ -10,16 +10,16 @@ aioquic is imported when QUIC is dialled: a lean agent starts without it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import trio
 from cryptography import x509
 from OpenSSL import SSL
 
-from trunnel.agent.eyeballs import connect_any
+from trunnel.agent.eyeballs import Place, connect_any, first_of
 from trunnel.agent.resolve import Resolver
 from trunnel.agent.via import connect_via
 from trunnel.clock import utc_now
@@ -32,7 +32,6 @@ from trunnel.identity.trust import TrustDecision, TrustPolicy, verify_relay
 from trunnel.names import Hostname, ServerAddress
 from trunnel.settings import limits
 from trunnel.settings.via import ViaAddress
-from trunnel.streams.sockets import tune_socket
 from trunnel.streams.tls import TlsRole, TlsStream
 from trunnel.transports.alpn import LINK_ALPN_H2, LINK_ALPN_YAMUX
 from trunnel.transports.base import Peer, Session
@@ -44,6 +43,8 @@ from trunnel.wire.proxyprotocol import Address
 
 if TYPE_CHECKING:
     from trunnel.transports.quic_handshake import QuicCarrier
+
+T = TypeVar("T")
 
 _ALPN: Final = {TransportKind.H2: LINK_ALPN_H2, TransportKind.YAMUX: LINK_ALPN_YAMUX}
 
@@ -127,7 +128,7 @@ class Dialler:
         return await (self._dial_quic() if transport is TransportKind.QUIC else self._dial_tcp(transport))
 
     async def _dial_tcp(self, transport: TransportKind) -> Carrier:
-        stream, host, port = await self._connect()
+        stream, place = await self._connect()
         carrier = await TlsStream.handshake(
             stream,
             self._context(transport),
@@ -140,24 +141,28 @@ class Dialler:
             reason = f"{self.server} speaks TLS but is no trunnel relay, or this is not its port for agents"
             raise ConnectError(reason)
         try:
-            trust = await self._judge(carrier.peer_certificates, host)
+            trust = await self._judge(carrier.peer_certificates, None if place is None else place[0])
         except BaseException:
             carrier.abort()
             raise
-        return Carrier(transport=transport, connection=carrier, trust=trust, address=str(Address(host, port)))
+        address = str(self.server) if place is None else str(Address(*place))
+        return Carrier(transport=transport, connection=carrier, trust=trust, address=address)
 
     async def _dial_quic(self) -> Carrier:
-        from trunnel.transports.quic_handshake import QuicCredentials, dial_quic
+        try:
+            from trunnel.transports.quic_configuration import QuicCredentials
+            from trunnel.transports.quic_handshake import QuicCarrier, dial_quic
+        except ImportError as exc:
+            raise ConnectError(f"QUIC is not installed here ({exc})") from exc
 
         credentials = QuicCredentials(private_key=self._key.private_key, chain=(self._certificate,))
+        server_name = _server_name(self.server.host)
+
+        async def attempt(place: Place) -> QuicCarrier:
+            return await dial_quic(place, credentials, server_name=server_name, window_max=self._window_max)
+
         addresses = await self._resolver.addresses(self.server.host, self.server.port)
-        carrier = await dial_quic(
-            addresses[0],
-            credentials,
-            server_name=_server_name(self.server.host),
-            window_max=self._window_max,
-            timeout=limits.HANDSHAKE_TIMEOUT,
-        )
+        carrier = await self._any_of(addresses, attempt, QuicCarrier.abort)
         host, port = carrier.address
         try:
             trust = await self._judge(carrier.peer_certificates, host)
@@ -166,28 +171,37 @@ class Dialler:
             raise
         return Carrier(transport=TransportKind.QUIC, connection=carrier, trust=trust, address=str(Address(host, port)))
 
+    async def _any_of(
+        self, addresses: Sequence[Place], attempt: Callable[[Place], Awaitable[T]], discard: Callable[[T], None]
+    ) -> T:
+        """Happy eyeballs, with the relay's name in what is said when all fail."""
+        try:
+            return await first_of(addresses, attempt, discard=discard, timeout=limits.HANDSHAKE_TIMEOUT)
+        except ConnectError as exc:
+            raise ConnectError(f"{self.server}: {exc}") from exc
+
     def _context(self, transport: TransportKind) -> SSL.Context:
         if transport not in self._contexts:
             self._contexts[transport] = link_client_context(self._key, self._certificate, alpn=[_ALPN[transport]])
         return self._contexts[transport]
 
-    async def _connect(self) -> tuple[trio.SocketStream, str, int]:
-        """Return a TCP connection and the address of the relay on it, as far as it is known."""
-        server = self.server
+    async def _connect(self) -> tuple[trio.SocketStream, Place | None]:
+        """Return a TCP connection and the relay's address on it; None if only a proxy knows it."""
         if self.via is not None:
-            stream = await connect_via(self.via, server, resolver=self._resolver)
-            tune_socket(stream.socket)
-            return stream, server.host, server.port
-        stream = await connect_any(await self._resolver.addresses(server.host, server.port))
+            return await connect_via(self.via, self.server, resolver=self._resolver), None
+        addresses = await self._resolver.addresses(self.server.host, self.server.port)
+        try:
+            stream = await connect_any(addresses)
+        except ConnectError as exc:
+            raise ConnectError(f"{self.server}: {exc}") from exc
         try:
             peer = stream.socket.getpeername()
         except OSError as exc:
             await trio.aclose_forcefully(stream)
-            raise ConnectError(f"{server} hung up") from exc
-        tune_socket(stream.socket)
-        return stream, str(peer[0]).partition("%")[0], int(peer[1])
+            raise ConnectError(f"{self.server} hung up") from exc
+        return stream, (str(peer[0]).partition("%")[0], int(peer[1]))
 
-    async def _judge(self, certificates: tuple[x509.Certificate, ...], host: str) -> TrustDecision:
+    async def _judge(self, certificates: tuple[x509.Certificate, ...], host: str | None) -> TrustDecision:
         trust = await trio.to_thread.run_sync(
             lambda: verify_relay(
                 PeerChain(certificates),
@@ -198,7 +212,7 @@ class Dialler:
                 now=utc_now(),
             )
         )
-        self.last_address = host if self.via is None else None
+        self.last_address = host
         return trust
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
-from typing import Final, final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, Generic, TypeVar, final
 
 import trio
 
@@ -20,6 +20,7 @@ from trunnel.names import ServerAddress
 from trunnel.settings import limits
 from trunnel.streams.sockets import abort_socket, tune_socket
 
+T = TypeVar("T")
 Place = tuple[str, int]
 """IP address and port."""
 
@@ -47,53 +48,86 @@ async def connect_any(addresses: Sequence[Place], *, delay: float = limits.HAPPY
 
     Cancellation: no connection is left.
     """
+    stream = await first_of(addresses, _connect, discard=_close, delay=delay, timeout=limits.CONNECT_TIMEOUT)
+    tune_socket(stream.socket)
+    return stream
+
+
+async def first_of(
+    addresses: Sequence[Place],
+    attempt: Callable[[Place], Awaitable[T]],
+    *,
+    discard: Callable[[T], None],
+    delay: float = limits.HAPPY_EYEBALLS_DELAY,
+    timeout: float,  # noqa: ASYNC109 - the error names it
+) -> T:
+    """Return what *attempt* gives for the first of *addresses* that answers.
+
+    Args:
+        addresses: IP addresses with ports, best first, at least one.
+        attempt: Connects to one address; raises OSError or ConnectError.
+        discard: Closes what a second attempt opened in the same moment.
+        delay: Seconds between two attempts, while none fails.
+        timeout: Seconds for all of it.
+
+    Raises:
+        ConnectError: None answered in time; the text has every reason.
+
+    Cancellation: nothing is left open.
+    """
     if not addresses:
         raise ValueError("no address to connect to")
-    race = _Race()
+    race = _Race(attempt, discard)
     try:
-        with trio.move_on_after(limits.CONNECT_TIMEOUT):
+        with trio.move_on_after(timeout):
             await race.run(addresses, delay)
     except BaseException:
-        if race.winner is not None:
-            race.winner.socket.close()
+        for opened in race.opened:
+            discard(opened)
         raise
-    if race.winner is None:
-        raise ConnectError(_report(addresses, race.failures))
-    tune_socket(race.winner.socket)
-    return race.winner
+    if not race.opened:
+        raise ConnectError(_report(addresses, race.failures, timeout))
+    return race.opened[0]
 
 
 @final
-class _Race:
+class _Race(Generic[T]):
     """The attempts of one call."""
 
-    __slots__ = ("failures", "winner")
+    __slots__ = ("_attempt", "_discard", "failures", "opened")
 
-    def __init__(self) -> None:
-        self.winner: trio.SocketStream | None = None
-        self.failures: dict[Place, OSError] = {}
+    def __init__(self, attempt: Callable[[Place], Awaitable[T]], discard: Callable[[T], None]) -> None:
+        self._attempt = attempt
+        self._discard = discard
+        self.opened: list[T] = []
+        """What the winner opened."""
+        self.failures: dict[Place, OSError | ConnectError] = {}
 
     async def run(self, addresses: Sequence[Place], delay: float) -> None:
         """Begin the attempts; return when one has succeeded or all have failed."""
         async with trio.open_nursery() as nursery:
             for place in addresses:
                 failed = trio.Event()
-                nursery.start_soon(self._attempt, place, failed, nursery.cancel_scope)
+                nursery.start_soon(self._try, place, failed, nursery.cancel_scope)
                 with trio.move_on_after(delay):
                     await failed.wait()
 
-    async def _attempt(self, place: Place, failed: trio.Event, race: trio.CancelScope) -> None:
+    async def _try(self, place: Place, failed: trio.Event, race: trio.CancelScope) -> None:
         try:
-            stream = await _connect(place)
-        except OSError as exc:
+            opened = await self._attempt(place)
+        except (OSError, ConnectError) as exc:
             self.failures[place] = exc
             failed.set()
             return
-        if self.winner is None:
-            self.winner = stream
-            race.cancel()
+        if self.opened:
+            self._discard(opened)
         else:
-            stream.socket.close()
+            self.opened.append(opened)
+            race.cancel()
+
+
+def _close(stream: trio.SocketStream) -> None:
+    stream.socket.close()
 
 
 async def _connect(place: Place) -> trio.SocketStream:
@@ -118,18 +152,19 @@ def _is_ourselves(sock: trio.socket.SocketType) -> bool:
         return False
 
 
-def _report(addresses: Sequence[Place], failures: dict[Place, OSError]) -> str:
+def _report(addresses: Sequence[Place], failures: Mapping[Place, OSError | ConnectError], timeout: float) -> str:
     """Say why each attempt failed: `connection refused (A, B) / network is unreachable (C)`."""
     places: dict[str, list[str]] = {}
     for place in dict.fromkeys(addresses):
-        reason = _reason(failures.get(place))
+        failure = failures.get(place)
+        reason = f"no answer within {timeout:g} s" if failure is None else _reason(failure)
         places.setdefault(reason, []).append(str(ServerAddress(*place)))
     return " / ".join(f"{reason} ({_listed(where)})" for reason, where in places.items())
 
 
-def _reason(failure: OSError | None) -> str:
-    if failure is None:
-        return f"no answer within {limits.CONNECT_TIMEOUT:g} s"
+def _reason(failure: OSError | ConnectError) -> str:
+    if isinstance(failure, ConnectError):
+        return str(failure)
     number = failure.errno or 0
     text = os.strerror(number) if number > 0 else failure.strerror or str(failure)
     return _WORDS.get(number, text.lower())

@@ -65,6 +65,26 @@ _NO_CERTIFICATE: Final = 1
 
 
 @final
+@dataclass(slots=True, eq=False)
+class Visits:
+    """The visitors who are being served; canaries and refused streams are none."""
+
+    open: dict[str, Counter] = field(default_factory=dict[str, Counter])
+    """Live figures by stream id; left is the visitor."""
+    peak: int = 0
+    """The most at a time since somebody set this back."""
+
+    def enter(self, stream: str, counter: Counter) -> None:
+        """Count a visitor who has come."""
+        self.open[stream] = counter
+        self.peak = max(self.peak, len(self.open))
+
+    def leave(self, stream: str) -> None:
+        """Count one who has gone."""
+        self.open.pop(stream, None)
+
+
+@final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forwarding:
     """What all visitors of one agent have in common; shared by their tasks."""
@@ -83,8 +103,8 @@ class Forwarding:
     """Seconds without a byte afterwards."""
     events: EventSink = ignore_events
     """Told when a stream has closed."""
-    counters: dict[str, Counter] = field(default_factory=dict[str, Counter])
-    """Live figures by stream id, for as long as each is open; left is the visitor."""
+    visits: Visits = field(default_factory=Visits)
+    """Those of one session."""
 
 
 async def forward_stream(stream: Stream, forwarding: Forwarding) -> None:
@@ -182,15 +202,15 @@ class _Visit:
     async def run(self) -> None:
         """Serve, and report the end however it comes."""
         started = trio.current_time()
-        counters, name = self._forwarding.counters, self._preface.stream
-        counters[name] = self._counter
+        visits, name = self._forwarding.visits, self._preface.stream
+        visits.enter(name, self._counter)
         self._forwarding.events(
             StreamOpened(stream=name, visitor=str(self._preface.visitor or ""), hostname=self._hostname.value)
         )
         try:
             await self._serve()
         finally:
-            counters.pop(name, None)
+            visits.leave(name)
             self._forwarding.events(self._record(trio.current_time() - started))
 
     def _record(self, seconds: float) -> StreamClosed:

@@ -6,6 +6,8 @@
   `STREAMS_PER_CARRIER` visitors (the most of the last `POOL_IDLE` seconds), up
   to `--pool-size`.  With a visitor there are two: the second is there before
   the first is lost.
+- A TCP carrier that has gone silent does not count, so another is dialled beside
+  it: at most twice `--pool-size` in all, for on a full line all may be silent.
 - QUIC that has gone silent (`auto`): TCP beside it, at once.  Once QUIC has
   answered again for `QUIC_SETTLED` seconds the TCP carriers retire.
 - What is not needed any more retires: no new streams, and it ends when its last
@@ -18,9 +20,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import final
+from typing import Final, final
 
 from trunnel.settings import limits
+
+_SILENT_FACTOR: Final = 2
+"""TCP carriers at most, the silent ones included, for each one that `--pool-size` allows."""
 
 
 @final
@@ -67,5 +72,5 @@ def next_step(view: View) -> Step:
         return Step.RETIRE_TCP if view.tcp and view.quic_settled else Step.NOTHING
     wanted = carriers_wanted(view.peak, view.pool_size)
     if answering < wanted:
-        return Step.ADD_TCP
+        return Step.ADD_TCP if len(view.tcp) < _SILENT_FACTOR * view.pool_size else Step.NOTHING
     return Step.RETIRE_TCP if answering > wanted else Step.NOTHING

@@ -61,8 +61,8 @@ class Reach:
 
     @property
     def wanted(self) -> str:
-        """What is going to be dialled, for people."""
-        return "QUIC or TCP" if self.automatic else self._asked().full_name
+        """What is going to be dialled, as in events: `auto`, or the one transport."""
+        return TransportChoice.AUTO.value if self.automatic else self._asked().value
 
     def _asked(self) -> TransportKind:
         return self.tcp or TransportKind.QUIC

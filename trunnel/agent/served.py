@@ -11,7 +11,7 @@ from typing import final
 
 import trio
 
-from trunnel.agent.forward import Forwarding
+from trunnel.agent.forward import Forwarding, Visits
 from trunnel.agent.origin import Origin
 from trunnel.agent.terminate import Terminator
 from trunnel.agent.visitor import StreamHandler
@@ -39,6 +39,7 @@ class Served:
         self._leaves = leaves
         self._origin = origin
         self._by_relay: dict[ServerAddress, tuple[Hostname, ...]] = {}
+        self._leaf_changed = trio.Event()
         self._lock = trio.Lock()  # two relays may come up at the same moment
 
     @property
@@ -46,8 +47,12 @@ class Served:
         """The certificate shown to visitors, or None if their TLS is passed through."""
         return None if self.terminator is None else self.terminator.leaf
 
-    def forwarding(self) -> Forwarding:
-        """Return what `forward_stream` needs for the visitors of one session."""
+    async def wait_leaf_changed(self) -> None:
+        """Wait until visitors are shown another certificate.  Cancellation: no effect."""
+        await self._leaf_changed.wait()
+
+    def forwarding(self, visits: Visits) -> Forwarding:
+        """Return what `forward_stream` needs for the visitors of one session; they are counted in *visits*."""
         settings = self._settings
         return Forwarding(
             endpoints=self.names,
@@ -57,6 +62,7 @@ class Served:
             first_byte_timeout=settings.first_byte_timeout,
             idle_timeout=settings.idle_timeout,
             events=self.on_event,
+            visits=visits,
         )
 
     async def prepare(self, relay: ServerAddress, names: Sequence[Hostname]) -> None:
@@ -75,7 +81,11 @@ class Served:
             if self._settings.tls_passthrough or not ordered:
                 return
             leaf = await trio.to_thread.run_sync(lambda: self._leaves.leaf(ordered, now=utc_now()))
+            if self.leaf is not None and self.leaf.fingerprint == leaf.fingerprint:
+                return
             if self.terminator is None:
                 self.terminator = Terminator(leaf, alpn=[name.encode("ascii") for name in self._settings.alpn])
             else:
                 self.terminator.replace_leaf(leaf)
+            self._leaf_changed.set()
+            self._leaf_changed = trio.Event()

@@ -5,8 +5,12 @@
 What ends the loop: `drain`, cancellation, a relay that is not who it should be
 (RelayIdentityError), a refusal that no retry can change (Rejected), and, if no
 relay was named, nobody on loopback within 3 s at the start.  Everything else
-is waited out with full jitter; another network, or waking from sleep, ends the
-waiting at once.
+is waited out with full jitter.  Another network, or waking from sleep, ends at
+once a wait (but for what the relay asked) and a dial: it began on the old one.
+
+"Connected" is said once a canary has shown that visitors are served, and what
+is remembered of a transport is written down then: one that connects, and of
+which no session comes, has not worked.
 
 A session that was lost is asked for by its name for `ADOPTION_TIMEOUT` seconds:
 the relay keeps the names, and what does not depend on a carrier, for so long.
@@ -15,6 +19,8 @@ the relay keeps the names, and what does not depend on a carrier, for so long.
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
+from functools import partial
 from typing import Final, final
 
 import msgspec
@@ -34,6 +40,7 @@ from trunnel.settings import limits
 from trunnel.settings.agent import AgentSettings
 from trunnel.streams.nursery import bare_nursery
 from trunnel.transports.race import Chosen
+from trunnel.transports.selection import TransportKind
 from trunnel.wire import control
 
 NOBODY_ON_LOOPBACK: Final = """\
@@ -69,7 +76,11 @@ class Supervisor:
         self._on_event: EventSink = served.on_event
         self._backoff = Backoff(secrets.SystemRandom())
         self._keeper: CarrierKeeper | None = None
-        self._hurry = trio.Event()
+        self._transport = ""  # what carries the session, as said last
+        self._serving_since: float | None = None
+        self._pursuit = trio.CancelScope()  # all of `run`
+        self._dialling = trio.CancelScope()
+        self._news = trio.Event()  # the network has changed since the last dial began
 
     @property
     def relay(self) -> str:
@@ -84,20 +95,26 @@ class Supervisor:
     async def drain(self, grace: float, reason: str) -> None:
         """Take no more visitors, and let those that are there finish, at most *grace* seconds."""
         self.draining = True
-        if self.attachment is not None:
+        if self.attachment is None:
+            self._pursuit.cancel()
+        else:
             await self.attachment.drain(grace, reason)
 
     def network_changed(self) -> None:
         """Take note that the way to the relay has changed."""
-        self._hurry.set()
+        self._hurry()
         if self._keeper is not None:
             self._keeper.network_changed()
 
     def woke(self) -> None:
         """Take note that the machine has slept."""
-        self._hurry.set()
+        self._hurry()
         if self._keeper is not None:
             self._keeper.woke()
+
+    def _hurry(self) -> None:
+        self._news.set()
+        self._dialling.cancel()
 
     # --- the loop -----------------------------------------------------------------------------------
 
@@ -105,28 +122,30 @@ class Supervisor:
         """Attach again and again until drained; see the module's head for what else ends it.
 
         Raises:
-            RelayIdentityError, Rejected, ConnectError: For good; it was reported.
+            RelayIdentityError, Rejected, ConnectError, SessionClosed: For good; it was reported.
             ConfigError: A file cannot be used, at the first attempt.
         """
         attempt = 0
-        while True:
-            attempt += 1
-            started = trio.current_time()
-            self._on_event(Connecting(relay=self.relay, transport=self._reach.wanted, attempt=attempt))
-            ended = await self._attempt()
-            if self.draining:
-                return
-            if not ended.retryable:
-                self._report_final(ended)
-                raise ended
-            if self._backoff.session_lasted(trio.current_time() - started):
-                attempt = 0
-            delay = self._backoff.next_delay(_hint(ended))
-            self._report(ended, delay)
-            await self._pause(delay)
+        with self._pursuit:
+            while True:
+                attempt += 1
+                self._on_event(Connecting(relay=self.relay, transport=self._reach.wanted, attempt=attempt))
+                ended = await self._attempt()
+                if self.draining:
+                    return
+                if not ended.retryable:
+                    self._report(ended, None)
+                    raise ended
+                if self._serving_since is not None:
+                    attempt *= not self._backoff.session_lasted(trio.current_time() - self._serving_since)
+                asked = _hint(ended)
+                delay = self._backoff.next_delay(asked)
+                self._report(ended, round(delay, 1))
+                await self._pause(delay, at_least=asked or 0.0)
 
     async def _attempt(self) -> Ended:
         """Dial and serve once; return why it ended."""
+        self._serving_since = None
         try:
             return await self._attach(await self._dial())
         except (ConnectError, Rejected, SessionClosed) as exc:
@@ -136,37 +155,30 @@ class Supervisor:
                 raise
             return ConnectError(str(exc))  # it worked before: a file may be mended, or the disk have room again
 
-    async def _pause(self, delay: float) -> None:
-        """Wait *delay* seconds, or until there is news of the network."""
-        self._hurry = trio.Event()
-        with trio.move_on_after(delay):
-            await self._hurry.wait()
+    async def _pause(self, delay: float, *, at_least: float) -> None:
+        """Wait *delay* seconds; news of the network ends the wait once *at_least* seconds are over."""
+        await trio.sleep(at_least)
+        with trio.move_on_after(max(0.0, delay - at_least)):
+            await self._news.wait()
             self._backoff = Backoff(secrets.SystemRandom())
 
-    def _report_final(self, ended: Ended) -> None:
+    def _report(self, ended: Ended, retry_in: float | None) -> None:
+        relay = self.relay
         if isinstance(ended, Rejected):
-            self._on_event(RejectedByRelay(code=ended.code.value, reason=ended.reason, retry_in=None, relay=self.relay))
+            event = RejectedByRelay(code=ended.code.value, reason=ended.reason, retry_in=retry_in, relay=relay)
+            self._on_event(event)
         else:
-            self._on_event(Disconnected(reason=str(ended), retry_in=None, relay=self.relay))
-
-    def _report(self, ended: Ended, delay: float) -> None:
-        retry_in = round(delay, 1)
-        if isinstance(ended, Rejected):
-            self._on_event(
-                RejectedByRelay(code=ended.code.value, reason=ended.reason, retry_in=retry_in, relay=self.relay)
-            )
-        else:
-            self._on_event(Disconnected(reason=str(ended), retry_in=retry_in, relay=self.relay))
+            self._on_event(Disconnected(reason=str(ended), retry_in=retry_in, relay=relay))
 
     async def _dial(self) -> Chosen[Carrier]:
         """Dial the relay; without a named one, and before it was ever reached, only for so long."""
         if self._settings.servers or self.ready.is_set():
-            return await self._reach.first()
+            return await self._first()
         reason = "it does not answer"
         with trio.move_on_after(limits.DEFAULT_RELAY_TIMEOUT):
             while True:
                 try:
-                    return await self._reach.first()
+                    return await self._first()
                 except ConnectError as exc:
                     if not exc.retryable:
                         raise
@@ -176,52 +188,73 @@ class Supervisor:
         error.retryable = False
         raise error
 
+    async def _first(self) -> Chosen[Carrier]:
+        """Dial the relay, anew whenever the network has changed meanwhile."""
+        while True:
+            self._news = trio.Event()
+            with trio.CancelScope() as self._dialling:
+                return await self._reach.first()
+
     # --- one session --------------------------------------------------------------------------------
 
     async def _attach(self, chosen: Chosen[Carrier]) -> SessionClosed | Rejected:
         """Serve visitors until the session that begins with *chosen* has ended; return why it did."""
-        carrier = chosen.value
-        if carrier.trust.notice is not None:
-            self._on_event(Notice(code=f"trust-{carrier.trust.how.value}", text=carrier.trust.notice))
-        async with attached(carrier, self._hello, window_max=self._settings.stream_window) as attachment:
+        trust = chosen.value.trust
+        if trust.notice is not None:
+            self._on_event(Notice(code=f"trust-{trust.how.value}", text=trust.notice))
+        try:
+            return await self._hold(chosen)
+        except SessionClosed:  # it connects, and no session comes of it
+            if not self.draining:
+                await self._reach.note({chosen.transport: False})
+            raise
+
+    async def _hold(self, chosen: Chosen[Carrier]) -> SessionClosed | Rejected:
+        """Attach, serve, and wind up; raises as `_serve`."""
+        async with attached(chosen.value, self._hello, window_max=self._settings.stream_window) as attachment:
             self._hello = msgspec.structs.replace(self._hello, session=attachment.welcome.session, alone=True)
             if not attachment.endpoints:
                 return SessionClosed("the relay gave this agent no address")
-            outcomes = {chosen.transport: True}
-            if chosen.passed_over is not None:
-                outcomes[chosen.passed_over] = False
-            await self._reach.note(outcomes)
             await self._prepare(attachment)
             async with bare_nursery() as nursery:
-                ended = await self._serve(attachment, nursery, why=chosen.why)
+                ended = await self._serve(attachment, chosen, nursery)
                 with trio.move_on_after(limits.ABORT_FLUSH_TIMEOUT):
                     await attachment.wait_idle()  # what had arrived is delivered, then each visitor is aborted
                 nursery.cancel_scope.cancel()
         return ended
 
-    async def _serve(self, attachment: Attachment, nursery: trio.Nursery, *, why: str) -> SessionClosed | Rejected:
+    async def _serve(
+        self, attachment: Attachment, chosen: Chosen[Carrier], nursery: trio.Nursery
+    ) -> SessionClosed | Rejected:
         """Serve visitors in *nursery* until the session has ended; return why it did.
 
-        "Connected" is said once a canary has shown that visitors are served, not before.
+        Raises:
+            SessionClosed, Rejected: No visitor could be served.
         """
-        nursery.start_soon(attachment.serve_visitors, self._served.forwarding(), nursery)
-        await first_canary(attachment, self._on_event)
-
-        def announce(transport: str, why: str) -> None:
-            self._announce_transport(attachment, transport, why)
-
-        announce(attachment.link.transport, why)
-        self._keeper = CarrierKeeper(attachment, self._reach, pool_size=self._settings.pool_size, announce=announce)
+        nursery.start_soon(attachment.serve_visitors, self._served.forwarding(attachment.visits), nursery)
         self.attachment = attachment
         try:
+            await first_canary(attachment, self._on_event)
+            self._serving_since = trio.current_time()
+            self._announce_transport(attachment, chosen.transport, chosen.why)
+            self._announce(attachment)
+            self._keeper = CarrierKeeper(
+                attachment,
+                self._reach,
+                pool_size=self._settings.pool_size,
+                announce=partial(self._announce_transport, attachment),
+            )
             nursery.start_soon(self._keeper.run)
             nursery.start_soon(keep_watch, attachment, self._on_event)
-            self._announce(attachment)
+            nursery.start_soon(self._follow_leaf, attachment)
+            nursery.start_soon(self._reach.note, _outcomes(chosen))
             return await self._follow_endpoints(attachment)
         finally:
             self.attachment = self._keeper = None
 
     def _announce_transport(self, attachment: Attachment, transport: str, why: str) -> None:
+        self._transport = transport
+        self.ready_events = tuple(replace(event, transport=transport) for event in self.ready_events)
         self._on_event(
             Connected(
                 relay=self.relay,
@@ -248,9 +281,15 @@ class Supervisor:
                 if ended is not None:
                     return ended
             await self._prepare(attachment)
-            if self._events_of(attachment) != self.ready_events:
-                self._announce(attachment)
-            await trio.sleep(limits.ENDPOINTS_PAUSE)
+            self._announce_changes(attachment)
+            with trio.move_on_after(limits.ENDPOINTS_PAUSE):
+                await attachment.link.wait_closed()
+
+    async def _follow_leaf(self, attachment: Attachment) -> None:
+        """Report our addresses again when the certificate has changed: another relay may have given us names."""
+        while True:
+            await self._served.wait_leaf_changed()
+            self._announce_changes(attachment)
 
     def _in_order(self, attachment: Attachment) -> list[control.Endpoint]:
         """Return the endpoints, those first that the settings ask to show."""
@@ -262,6 +301,10 @@ class Supervisor:
             return (suffix is not None and rest != suffix.value, wanted is not None and label != wanted)
 
         return sorted(attachment.endpoints, key=rank)
+
+    def _announce_changes(self, attachment: Attachment) -> None:
+        if self._events_of(attachment) != self.ready_events:
+            self._announce(attachment)
 
     def _announce(self, attachment: Attachment) -> None:
         """Report every public address; the first visitor may come."""
@@ -285,7 +328,7 @@ class Supervisor:
                 hostname=endpoint.hostname,
                 port=attachment.welcome.public_port,
                 agent_id=self._key_id.value,
-                transport=attachment.link.transport,
+                transport=self._transport,
                 data_path="session",
                 certificate=None if leaf is None else str(leaf.path),
                 fingerprint=None if leaf is None else leaf.fingerprint,
@@ -293,6 +336,12 @@ class Supervisor:
             )
             for endpoint in self._in_order(attachment)
         )
+
+
+def _outcomes(chosen: Chosen[Carrier]) -> dict[TransportKind, bool]:
+    """Return what is worth remembering of the dial that led to a session."""
+    lost = {} if chosen.passed_over is None else {chosen.passed_over: False}
+    return {**lost, chosen.transport: True}
 
 
 def _hint(ended: Ended) -> float | None:

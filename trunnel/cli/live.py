@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import io
 from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from functools import singledispatchmethod
 from typing import IO, cast, final
 
 import trio
@@ -23,6 +26,7 @@ from trunnel import events
 from trunnel.cli.lines import LineWriter, printable
 from trunnel.cli.output import PlainPrinter
 from trunnel.cli.sentences import curl_command, first_line, retry_text, size, visit
+from trunnel.clock import boottime
 from trunnel.events import Event
 from trunnel.settings import limits
 
@@ -58,7 +62,22 @@ class TerminalFile(io.TextIOBase):
 class LivePrinter:
     """Draws the agent's state; becomes a plain printer when closed."""
 
-    def __init__(self, stdout: LineWriter, stderr: LineWriter, *, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        stdout: LineWriter,
+        stderr: LineWriter,
+        *,
+        console: Console | None = None,
+        now: Callable[[], float] = boottime,
+    ) -> None:
+        """Draw an empty picture.
+
+        Args:
+            stdout: The terminal.
+            stderr: Where the log goes, if it is the same terminal.
+            console: What draws on it.
+            now: Tells the time in seconds; not trio's, because the last picture is drawn when its run is over.
+        """
         self._stdout = stdout
         self._stderr = stderr
         self._plain = PlainPrinter(stdout)
@@ -70,6 +89,7 @@ class LivePrinter:
         self._open = self._count = self._bytes_in = self._bytes_out = 0
         self._canary: events.Canary | None = None
         self._canary_at = 0.0
+        self._now = now
         self._changed = True
         self._live = Live(
             get_renderable=self.picture,
@@ -137,43 +157,68 @@ class LivePrinter:
 
     def _served(self, canary: events.Canary) -> str:
         """Word the last canary: its round trip, and how long ago."""
-        age = f"{max(0.0, trio.current_time() - self._canary_at):.0f} s ago"
+        age = f"{max(0.0, self._now() - self._canary_at):.0f} s ago"
         return f"yes, {canary.rtt_ms:.0f} ms, {age}" if canary.ok else f"no: {printable(canary.failure)}, {age}"
 
-    def _note(self, event: Event) -> None:
-        facts = self._facts
-        match event:
-            case events.Starting():
-                facts["Service"] = printable(event.target)
-                facts["Agent"] = event.agent_id[:8]
-            case events.Connecting():
-                self._relays[event.relay] = f"connecting over {event.transport}"
-            case events.Connected():
-                self._relays[event.relay] = f"connected over {event.transport} ({event.why})"
-            case events.Ready():
-                self._ready[event.url] = event
-            case events.Canary():
-                self._canary, self._canary_at = event, trio.current_time()
-            case events.OriginState():
-                facts["Service is"] = printable(f"{event.state}  {event.cause}")
-            case events.StreamOpened() | events.StreamClosed():
-                self._note_visitor(event)
-            case events.Disconnected() | events.RejectedByRelay():
-                self._canary = None
-                self._relays[event.relay] = f"{first_line(event.reason)}; {retry_text(event.retry_in)}"
-            case events.Stopping():
-                facts["Stopping"] = "finishing what is open; Ctrl-C again stops at once"
-            case events.Notice():
-                self.print_above("\n".join(printable(line) for line in event.text.splitlines()))
-            case _:
-                pass
+    # --- what each event changes ----------------------------------------------------------------------
 
-    def _note_visitor(self, event: events.StreamOpened | events.StreamClosed) -> None:
-        if isinstance(event, events.StreamOpened):
-            self._open += 1
-            return
+    @singledispatchmethod
+    def _note(self, event: Event) -> None:
+        """Take *event* into the picture; most say nothing that it shows."""
+
+    @_note.register
+    def _(self, event: events.Starting) -> None:
+        self._facts["Service"] = printable(event.target)
+        self._facts["Agent"] = event.agent_id[:8]
+
+    @_note.register
+    def _(self, event: events.Connecting) -> None:
+        self._relays[event.relay] = "connecting" if event.transport == "auto" else f"connecting over {event.transport}"
+
+    @_note.register
+    def _(self, event: events.Connected) -> None:
+        why = f" ({event.why})" if event.why else ""
+        self._relays[event.relay] = f"connected over {event.transport}{why}"
+        for url, ready in self._ready.items():
+            if ready.relay == event.relay:
+                self._ready[url] = replace(ready, transport=event.transport)
+
+    @_note.register
+    def _(self, event: events.Ready) -> None:
+        self._ready[event.url] = event
+
+    @_note.register
+    def _(self, event: events.Canary) -> None:
+        self._canary, self._canary_at = event, self._now()
+
+    @_note.register
+    def _(self, event: events.OriginState) -> None:
+        self._facts["Service is"] = printable(f"{event.state}  {event.cause}")
+
+    @_note.register
+    def _(self, event: events.StreamOpened) -> None:
+        del event
+        self._open += 1
+
+    @_note.register
+    def _(self, event: events.StreamClosed) -> None:
         self._open -= 1
         self._count += 1
         self._bytes_in += event.bytes_in
         self._bytes_out += event.bytes_out
         self._visitors.append(visit(event))
+
+    @_note.register(events.Disconnected)
+    @_note.register(events.RejectedByRelay)
+    def _(self, event: events.Disconnected | events.RejectedByRelay) -> None:
+        self._canary = None
+        self._relays[event.relay] = f"{first_line(event.reason)}; {retry_text(event.retry_in)}"
+
+    @_note.register
+    def _(self, event: events.Stopping) -> None:
+        del event
+        self._facts["Stopping"] = "finishing what is open; Ctrl-C again stops at once"
+
+    @_note.register
+    def _(self, event: events.Notice) -> None:
+        self.print_above("\n".join(printable(line) for line in event.text.splitlines()))

@@ -32,7 +32,8 @@ def _(event: events.Starting) -> list[str]:
 
 @describe.register
 def _(event: events.Connecting) -> list[str]:
-    return [printable(f"connecting to {event.relay} over {event.transport}")] if event.attempt == 1 else []
+    over = "" if event.transport == "auto" else f" over {event.transport}"
+    return [printable(f"connecting to {event.relay}{over}")] if event.attempt == 1 else []
 
 
 @describe.register

@@ -113,7 +113,7 @@ class _Encounter:
     chain: PeerChain
     relay_id: KeyId
     server: ServerAddress
-    address: str
+    address: str | None
     policy: TrustPolicy
     known: KnownRelays
     now: datetime
@@ -142,7 +142,7 @@ def verify_relay(
     *,
     policy: TrustPolicy,
     known: KnownRelays,
-    address: str,
+    address: str | None,
     now: datetime,
 ) -> TrustDecision:
     """Decide whether the relay that showed *chain* may be trusted; remember what has to be.
@@ -154,7 +154,7 @@ def verify_relay(
         server: What was dialled, by name or address.
         policy: What the person said.
         known: What is remembered.
-        address: The IP address that the connection goes to.
+        address: The IP address that the connection goes to; None if only a proxy knows it.
         now: The time, with its zone.
 
     Raises:
@@ -239,7 +239,7 @@ def _first_use(met: _Encounter, fault: Fault) -> TrustDecision:
     interceptor = chains.interceptor_of(met.chain)
     if interceptor is not None:
         raise _intercepted(met, interceptor)
-    private = is_private_address(met.address)
+    private = met.address is not None and is_private_address(met.address)
     refusal = _why_not_first_use(met, fault, private=private)
     if refusal is not None:
         raise RelayIdentityError(
@@ -263,7 +263,8 @@ def _why_not_first_use(met: _Encounter, fault: Fault, *, private: bool) -> str |
     if private:
         return None
     if not met.policy.tofu:
-        return _suspicion(met, fault) + f"; {met.address} is no private address, where first use would do"
+        where = met.address or "what a proxy connects to"
+        return _suspicion(met, fault) + f"; {where} is no private address, where first use would do"
     return None if met.self_issued else _suspicion(met, fault)
 
 

@@ -1,13 +1,14 @@
 """An attached agent's session on the relay: from its first carrier to its end.
 
-    first carrier → a session of its own, in the relay's nursery (`_keep`)
+    first carrier → a session of its own, in the relay's nursery (`_run`)
         carriers come and go (`carry`, each in the task of its connection)
         the last one is lost: ADOPTION_TIMEOUT for the next
     → retired: replaced, revoked, drained, or not adopted in time
 
 A session's nursery is opened and closed in `_keep`, in one function; the
-visitors' tasks that `visitors` starts in it end with it.  A carrier's control
-stream is served by the carrier's task, whatever session it belongs to.
+visitors' tasks that `visitors` starts in it end with it.  `_run` around it is a
+task boundary: a session that fails ends alone, never the relay.  A carrier's
+control stream is served by the carrier's task, whatever session it belongs to.
 """
 
 from __future__ import annotations
@@ -81,10 +82,19 @@ class AttachedAgents:
         joined = self._sessions.joined(link.peer.key_id, hello)
         if joined is not None:
             return joined
-        admitted: AgentSession | control.Rejected = await self._nursery.start(self._keep, link, hello)
+        admitted: AgentSession | control.Rejected = await self._nursery.start(self._run, link, hello)
         return admitted
 
     # --- a session ----------------------------------------------------------------------------------
+
+    async def _run(
+        self, first: Session, hello: control.Hello, task_status: trio.TaskStatus[AgentSession | control.Rejected]
+    ) -> None:
+        """Run one session to its end: a task boundary, like the ones in `ingress` and `visitors`."""
+        try:
+            await self._keep(first, hello, task_status)
+        except Exception:  # before `started` the task that waits for it learns of it, too
+            logger.exception("session_failed", extra={"agent": first.peer.key_id.value, "peer": first.peer.address})
 
     async def _keep(
         self, first: Session, hello: control.Hello, task_status: trio.TaskStatus[AgentSession | control.Rejected]
@@ -99,17 +109,16 @@ class AttachedAgents:
                 task_status.started(refusal)
                 return
             self._sessions.attach(session)
-            reason = "the relay stopped"
             try:
                 self._report_opened(session, first)
                 task_status.started(session)
                 nursery.start_soon(self._watch_carriers, session)
                 await session.retired.wait()
                 await self._wind_up(session)
-                reason = session.farewell.reason if session.farewell is not None else reason
             finally:
                 self._sessions.detach(session)
-                self._report_ended(session, reason)
+                failed = nursery.cancel_scope.cancel_called
+                self._report_ended(session, "the relay failed" if failed else session.reason)
             nursery.cancel_scope.cancel()
 
     async def _watch_carriers(self, session: AgentSession) -> None:
@@ -202,6 +211,8 @@ class AttachedAgents:
         )
 
     def _report_lost(self, session: AgentSession, link: Session, closed: SessionClosed) -> None:
+        if session.farewell is not None:
+            return  # the session's end is what there is to say
         named = {"session": session.session_id, "transport": link.transport, "reason": closed.reason}
         left = len(session.channels)
         self._on_event(CarrierLost(agent_id=session.key_id.value, carriers=left, **named))
@@ -211,31 +222,30 @@ class AttachedAgents:
         self, session: AgentSession, link: Session, channel: ControlStream, nursery: trio.Nursery
     ) -> None:
         """Hear the agent's control messages on one carrier; *nursery* is the carrier's."""
-        probing = trio.CapacityLimiter(1)
+        probed = trio.Event()  # whether a canary is under way; one at a time is what the protocol allows
+        probed.set()
         try:
             while True:
                 match await channel.receive():
                     case control.Ping(id=number):
                         channel.post(control.Pong(number))
-                    case control.Probe(id=number):
-                        if probing.available_tokens:  # one at a time is what the protocol allows
-                            nursery.start_soon(self._probe, session, channel, number, probing)
+                    case control.Probe(id=number) if probed.is_set():
+                        probed = trio.Event()
+                        nursery.start_soon(self._probe, session, channel, number, probed)
                     case control.Drain(grace=grace):
                         self._sessions.routes.release(session)
                         session.retire(Farewell(reason="the agent stopped", grace=grace))
                     case _:
-                        pass  # a pong; the phase admits nothing else
+                        pass  # a pong, or one probe too many; the phase admits nothing else
         except SessionClosed as exc:
             link.abort(exc.reason, code=ErrorCode.NO_ERROR)
         except RemoteProtocolError as exc:
             link.abort(f"control: {exc.reason}", code=ErrorCode.PROTOCOL_ERROR)
 
-    async def _probe(
-        self, session: AgentSession, channel: ControlStream, number: int, probing: trio.CapacityLimiter
-    ) -> None:
-        async with probing:
-            failure = await run_canary(session)
+    async def _probe(self, session: AgentSession, channel: ControlStream, number: int, probed: trio.Event) -> None:
+        failure = await run_canary(session)
         channel.post(control.Probed(number, control.printable(failure)))
+        probed.set()
 
     def _welcome(self, session: AgentSession) -> control.Welcome:
         settings = self._settings

@@ -77,6 +77,11 @@ class AgentSession:
         """How busy it is; without a carrier, busier than any that has one."""
         return self.visitors if self.link.carriers else math.inf
 
+    @property
+    def reason(self) -> str:
+        """Why it ends."""
+        return "the relay stopped" if self.farewell is None else self.farewell.reason
+
     def enter(self) -> None:
         """Count a visitor's stream."""
         self.visitors += 1
@@ -95,8 +100,11 @@ class AgentSession:
             await self._idle.wait()
 
     def post(self, message: control.Message) -> None:
-        """Tell the agent *message*, on the newest carrier; without one it is lost, and a welcome follows."""
-        for channel in list(self.channels.values())[-1:]:
+        """Tell the agent *message*, on every carrier: any of them may be about to be lost.
+
+        Without a carrier nobody hears it; the next one's welcome says how things are then.
+        """
+        for channel in self.channels.values():
             channel.post(message)
 
     def let_go(self, reason: str) -> None:
@@ -150,7 +158,7 @@ class Sessions:
             )
         joined = self.joined(key_id, hello)
         if joined is not None:
-            return _refusal_to_join(joined)
+            return _refusal_to_join(joined, alone=hello.alone)
         group = self._sessions.get(key_id, [])
         if len(group) >= limits.SHARES_PER_KEY:
             reason = f"{len(group)} agents share this key already"
@@ -189,11 +197,11 @@ class Sessions:
             elif not _serve_beside(older.hello, session.hello):
                 self.routes.release(older)
                 older.retire(_replaced_by(session))
-        self._sessions.setdefault(session.key_id, []).append(session)
-        self._count += 1
         claimed = self.routes.claim(self.names_of(entry), session, share=session.hello.share)
         if isinstance(claimed, Conflict):
             raise LocalProtocolError(f"{claimed.name} has another owner")
+        self._sessions.setdefault(session.key_id, []).append(session)
+        self._count += 1
 
     def detach(self, session: AgentSession) -> None:
         """Forget an agent whose session has ended."""
@@ -237,11 +245,11 @@ class Sessions:
 _REVOKED = control.Rejected(RejectCode.REVOKED, "the relay's operator took this key off the list")
 
 
-def _refusal_to_join(session: AgentSession) -> control.Rejected | None:
-    """Return why a session takes no more carriers, or None if it does."""
+def _refusal_to_join(session: AgentSession, *, alone: bool) -> control.Rejected | None:
+    """Return why a session takes no more carriers, or None if it does: one that is *alone* takes the others' place."""
     if session.farewell is not None:
         return control.Rejected(RejectCode.DRAINING, "the session is ending", limits.BACKOFF_BASE)
-    if (count := len(session.link.carriers)) < limits.CARRIERS_PER_SESSION:
+    if (count := len(session.link.carriers)) < limits.CARRIERS_PER_SESSION or alone:
         return None
     return control.Rejected(RejectCode.OVERLOADED, f"the session has {count} carriers already", limits.BACKOFF_CAP)
 

@@ -51,14 +51,11 @@ async def open_visit(session: AgentSession, opening: bytes, *, timeout: float) -
         timeout: Seconds for all of it; without a carrier only `CARRIER_WAIT`.
 
     Raises:
-        SessionClosed, trio.BrokenResourceError: The session, or the carrier that had the stream, is lost.
-        trio.TooSlowError: No carrier came, or took the opening, in time.
+        SessionClosed, trio.BrokenResourceError: No carrier came in time, or the one that had the stream is lost.
+        trio.TooSlowError: The carrier did not take the opening in time.
 
     Cancellation: the stream was reset.
     """
-    with trio.fail_after(limits.CARRIER_WAIT):
-        while not session.link.carriers and session.link.closed is None:
-            await session.link.wait_carriers_changed()
     with trio.fail_after(timeout):
         stream = await session.link.open_stream()
         try:

@@ -106,6 +106,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             problems.append(ConfigError("agent.relay_tofu", "relay_tofu and relay_strict contradict each other"))
         if self.vias and self.transport is TransportChoice.QUIC:
             problems.append(ConfigError("agent.via", "QUIC does not go through it: choose another transport"))
+        if not 1 <= self.pool_size <= limits.POOL_SIZE_MAX:
+            problems.append(ConfigError("agent.pool_size", f"1 to {limits.POOL_SIZE_MAX} connections"))
         if len(set(self.servers)) != len(self.servers):
             problems.append(ConfigError("agent.server", "the same relay is named twice"))
         if not self.alpn:

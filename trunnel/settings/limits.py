@@ -349,6 +349,8 @@ FRAME_HEADROOM: Final = 16
 """Bytes of a batch left for the last frame's header; HTTP/2's has 9, yamux's 12."""
 FRAME_SHARE: Final = 64 * KIB
 """Bytes of payload in one frame while other streams wait for their turn."""
+WINDOW_UPDATE_STEP: Final = 256 * KIB
+"""Bytes consumed on a stream for which an update is due, whatever its window."""
 READ_SLICE_MAX: Final = 256 * KIB
 """Bytes of a carrier that are parsed at once while its frames are large: bulk costs a quarter of the turns."""
 READ_FRAME_LARGE: Final = 16 * KIB

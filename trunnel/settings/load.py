@@ -155,8 +155,11 @@ class _Layers:
         return _Given(option=option, texts=texts, source=option.variable) if texts else None
 
     def _from_secret_file(self, option: Option, path: Path) -> _Given | None:
-        """Read the value of a secret from the first line of a file."""
-        lines = read_config(path).decode("utf-8", "replace").splitlines()
+        """Read the value of a secret from the first line of a file; raises InvalidName if it cannot be read."""
+        try:
+            lines = read_config(path).decode("utf-8", "replace").splitlines()
+        except ConfigError as exc:
+            raise InvalidName(f"{exc.reason} (from {option.file_variable})") from exc
         return _Given(option=option, texts=(lines[0].strip(),), source=option.file_variable) if lines else None
 
     def _from_table(self, option: Option) -> _Given | None:
@@ -301,7 +304,7 @@ def load_agent(flags: Mapping[str, Flag]) -> AgentConfig:
     fields["vias"] = _vias(
         cast("tuple[ServerAddress, ...]", fields.get("servers", (LOOPBACK_RELAY,))),
         cast("ViaAddress | None", parsed.get("via")),
-        layers.environ,
+        {} if fields.get("transport") is TransportChoice.QUIC else layers.environ,  # it goes through no proxy
     )
     return AgentConfig(
         settings=msgspec.structs.replace(AgentSettings(state_dir=layers.state_dir(parsed)), **fields),

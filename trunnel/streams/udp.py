@@ -149,6 +149,8 @@ class UdpSocket:
         Cancellation: what is left stays queued.
         """
         await self._waiting.wait()
+        if self.closed:
+            raise trio.ClosedResourceError("the socket was closed")
         while self._backlog:
             await trio.lowlevel.wait_writable(self._sock)
             waiting, self._backlog = self._backlog, deque()
@@ -163,6 +165,7 @@ class UdpSocket:
             trio.lowlevel.notify_closing(self._sock)
         self._backlog.clear()
         self._sock.close()
+        self._waiting.set()  # for whoever waits in `drain`
 
 
 def open_udp_sockets(addresses: Sequence[str], port: int, *, key: str = "bind_addr") -> list[UdpSocket]:

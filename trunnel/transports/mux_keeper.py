@@ -1,7 +1,7 @@
 """Keeps one multiplexer's session alive and in bounds: pings, silence, pressure.
 
-- Every `HEARTBEAT` a ping, unless one is still unanswered; its answer is the
-  round trip that tunes the windows.
+- Every `HEARTBEAT` a ping, unless one is unanswered and nothing at all was
+  heard since; its answer is the round trip that tunes the windows.
 - A peer of which nothing came for `DEAD_AFTER` is gone: the session ends.
 - When the bytes that lie unread take up the session's credit, stalled streams
   are reset (`pressure`).
@@ -79,7 +79,7 @@ class Keeper:
             if now - self.heard >= limits.DEAD_AFTER:
                 self._session.abort(f"nothing heard for {limits.DEAD_AFTER:.0f} s", code=ErrorCode.DEADLINE)
                 return
-            if self._ping_sent is None:
+            if self.unanswered_since is None:
                 self._ping_sent = now
                 self._ping()
                 self._session.wake_writer()

@@ -8,8 +8,8 @@ connection with a transport of its own (`h2`, `yamux`, `quic`), itself a
   going away, and to one that has been silent on a question (`SUSPECT_AFTER`)
   only if there is no other;
 - a carrier that is lost breaks its own streams and no others;
-- without a carrier, `open_stream` waits for the next one: how long is for
-  the caller to say.
+- without a carrier that takes streams, `open_stream` waits `CARRIER_WAIT` for
+  the next one.
 
 The relay's pool outlives its carriers (`lasting`): the session waits there to
 be adopted.  The agent's ends with its last carrier; the supervisor then dials
@@ -108,8 +108,12 @@ class PooledSession(Session):
 
     def retire(self, carrier: Session) -> None:
         """Give *carrier* no new streams; its owner ends it once it is idle.  The peer is told."""
-        self._draining.add(carrier)
+        self._pass_over(carrier)
         carrier.go_away()
+
+    def _pass_over(self, carrier: Session) -> None:
+        if carrier in self.carriers:  # one that has left would never leave the set
+            self._draining.add(carrier)
 
     def usable(self, now: float) -> list[Session]:
         """Return the carriers that new streams may go to, without the suspect ones; the best first."""
@@ -161,20 +165,25 @@ class PooledSession(Session):
         return None if reason is None else SessionClosed(reason.reason, retryable=reason.retryable, code=reason.code)
 
     async def open_stream(self) -> Stream:
-        """Open a stream on the best carrier; waits while there is none.  See `base.Session`."""
+        """Open a stream on the best carrier; waits for one, at most `CARRIER_WAIT`.  See `base.Session`."""
         while True:
             await trio.lowlevel.checkpoint()
-            if (refusal := self._refusal()) is not None:
-                raise refusal
-            now = trio.current_time()
-            chosen = next(iter(self.usable(now)), None) or self._last_resort()
-            if chosen is None:
-                await self._changed.wait()
-                continue
+            chosen = await self._choose()
             try:
                 return await chosen.open_stream()
             except SessionClosed:
-                self._draining.add(chosen)  # it has ended, or the peer said that it will
+                self._pass_over(chosen)  # it has ended, or the peer said that it will
+
+    async def _choose(self) -> Session:
+        with trio.move_on_after(limits.CARRIER_WAIT):
+            while True:
+                if (refusal := self._refusal()) is not None:
+                    raise refusal
+                chosen = next(iter(self.usable(trio.current_time())), None) or self._last_resort()
+                if chosen is not None:
+                    return chosen
+                await self._changed.wait()
+        raise SessionClosed("no carrier takes streams now")
 
     def _last_resort(self) -> Session | None:
         """Return a carrier that is suspect rather than none."""

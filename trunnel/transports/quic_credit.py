@@ -89,7 +89,7 @@ class CreditedConnection(GuardedConnection):
         ):
             limit.value = limit.sent = value
         self._local_max_stream_data_bidi_local = limits.STREAM_WINDOW_MIN
-        self._local_max_stream_data_bidi_remote = limits.STREAM_WINDOW_MIN + 1  # the octet at its head
+        self._local_max_stream_data_bidi_remote = limits.STREAM_WINDOW_MIN + limits.QUIC_EMPTY_STREAM
         self._local_max_stream_data_uni = 0
 
     @classmethod
@@ -181,6 +181,8 @@ class CreditedConnection(GuardedConnection):
         stream = self._table.get(stream_id)
         if stream is not None:
             half = sending_half(stream)
+            if not half.writable:
+                return 0
             unsent = half.unsent
             own = min(
                 stream.max_stream_data_remote - half.written,

@@ -260,6 +260,12 @@ class QuicEndpoint:
         """Give a handshake up that takes too long."""
         self._forget(link)
 
+    def ending(self, link: QuicLink) -> None:
+        """Give the place of a handshake back that has failed."""
+        if link in self._half_open:
+            self._counts.refused += 1
+            self._leave_half_open(link)
+
     def ended(self, link: QuicLink) -> None:
         """Free the connection's ids, and its place."""
         self._leave_half_open(link)

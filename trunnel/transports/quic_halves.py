@@ -55,6 +55,10 @@ class Ledger(Protocol):
     def wake(self, stream_id: int, *, first: bool = False) -> None:
         """Queue a stream that has something to send, or that ended."""
 
+    def is_ours(self, stream_id: int) -> bool:
+        """Whether we opened a stream."""
+        ...
+
 
 class PacketRefusedError(Exception):
     """This packet is to be treated as lost: it is not acknowledged, the peer sends its content again."""
@@ -81,6 +85,11 @@ class SendingHalf(QuicStreamSender):
     def unsent(self) -> int:
         """Bytes written and never sent; 0 after a reset."""
         return 0 if self._reset_error_code is not None else self._buffer_stop - self.highest_offset
+
+    @property
+    def writable(self) -> bool:
+        """Whether it was neither ended nor reset, by us or by the peer's STOP_SENDING."""
+        return self._buffer_fin is None and self._reset_error_code is None
 
     @property
     def completed(self) -> bool:
@@ -198,7 +207,7 @@ class ReceivingHalf(QuicStreamReceiver):
             self._buffer.clear()
             self._ledger.undelivered += self.highest_offset - self._buffer_start
         self._ledger.wake(self.stream_id)
-        if event is not None and final_size <= limits.QUIC_EMPTY_STREAM:
+        if event is not None and final_size <= limits.QUIC_EMPTY_STREAM and not self._ledger.is_ours(self.stream_id):
             self._ledger.guard.reset_without_work(now=self._ledger.now)
         return event
 

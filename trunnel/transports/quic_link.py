@@ -70,6 +70,10 @@ class LinkHome(Protocol):
         """The link's alarm went off while nobody owned it."""
         ...
 
+    def ending(self, link: QuicLink) -> None:
+        """The end has begun; may be called more than once."""
+        ...
+
     def ended(self, link: QuicLink) -> None:
         """Nothing will be sent or taken any more."""
         ...
@@ -134,7 +138,7 @@ class QuicLink:
     def receive_untrusted(self, datagram: bytes, source: HostPort, now: float) -> None:
         """Take one datagram; `settle` must follow before the next wait."""
         self.heard = now
-        self.connection.receive_untrusted(datagram, source, now)
+        self.connection.receive_datagram(datagram, source, now)
 
     def touch(self) -> None:
         """Have the link settled at the pump's next turn: something was written to the connection."""
@@ -189,9 +193,15 @@ class QuicLink:
                 kept.append(event)
             else:
                 connection.close(ErrorCode.ENHANCE_YOUR_CALM, None, "too much before the session began")
-        if owner is not None and connection.ending is not None and not self._told:
+        if connection.ending is not None:
+            self._tell_ending(connection.ending, now)
+
+    def _tell_ending(self, ending: events.ConnectionTerminated, now: float) -> None:
+        if self._home is not None:
+            self._home.ending(self)
+        if self._owner is not None and not self._told:
             self._told = True
-            owner.take_event(connection.ending, now)
+            self._owner.take_event(ending, now)
 
     def _concerns_home(self, event: events.QuicEvent) -> bool:
         """Act on what is not the session's; returns False if it is."""

@@ -60,19 +60,19 @@ class StreamTable(dict[int, QuicStream]):
     def __setitem__(self, stream_id: int, stream: QuicStream) -> None:
         stream.sender = SendingHalf(stream_id, self, writable=not stream.sender.is_finished)
         stream.receiver = ReceivingHalf(stream_id, self, readable=not stream.receiver.is_finished)
-        self.opened_here += stream_id & 1 == self._parity
+        self.opened_here += self.is_ours(stream_id)
         super().__setitem__(stream_id, stream)
 
     def pop(self, stream_id: int) -> QuicStream:  # type: ignore[override]
         """Forget a stream that ended both ways."""
         stream = super().pop(stream_id)
-        self.opened_here -= stream_id & 1 == self._parity
+        self.opened_here -= self.is_ours(stream_id)
         self.announcing.pop(stream_id, None)
         self.progress.add(stream_id)
         sender, receiver = sending_half(stream), receiving_half(stream)
         if receiver.window is not None:
             receiver.window.release()
-        if receiver.highest_offset > limits.QUIC_EMPTY_STREAM:
+        if max(receiver.highest_offset, sender.highest_offset) > limits.QUIC_EMPTY_STREAM:
             self.guard.ended()
             if sender.completed and not receiver.aborted:
                 self.guard.worked()
@@ -83,6 +83,10 @@ class StreamTable(dict[int, QuicStream]):
         if not self.announcing:
             return []
         return list(self.announcing.values())[: limits.QUIC_TURN_MAX]
+
+    def is_ours(self, stream_id: int) -> bool:
+        """Whether we opened a stream."""
+        return stream_id & 1 == self._parity
 
     # --- the order of service ---------------------------------------------------------------------
 

@@ -170,7 +170,7 @@ class YamuxConnection(YamuxSession):
             self.guard.reset_without_work(now=self._now)
             self._refuse(stream_id)
         else:
-            self._accept_stream(stream_id, now=self._now)
+            self._add_stream(stream_id, ours=False, now=self._now)
             self._events.append(events.StreamOpened(stream_id))
 
     def _use_id(self, stream_id: int) -> None:

@@ -8,9 +8,8 @@ open, and we settle (`wire/PROTOCOL.md`, "yamux"):
 - **Why a stream was reset** goes into the length of the WINDOW_UPDATE that
   carries RST: `ErrorCode`.  Others send 0: CANCEL, or after their FIN
   NO_ERROR ("content").  To others ours is credit for a stream that is gone.
-- **A stream is acknowledged when it is accepted or first used** here: read,
-  written or ended, at the latest with our next ping (others give it 75 s).  So what an
-  opener has in its backlog is what nobody has accepted yet.
+- **A stream is acknowledged when somebody accepts it**, as others do: what an
+  opener has in its backlog is what nobody has taken yet.
 - **Wanting no more of a peer that has not ended** is said by RST(NO_ERROR)
   when it sends again, not at once: an RST makes other implementations drop
   what they have not read, our last words included.  Only a peer that used up
@@ -123,7 +122,6 @@ class YamuxSession:
         self._budget = CreditBudget()
         self._next_id = 1 if role is Role.CLIENT else 2
         self._unacknowledged = 0  # streams of ours
-        self._unused: dict[int, StreamState] = {}  # streams of the peer that we have not acknowledged
 
     @property
     def exhausted(self) -> bool:
@@ -142,12 +140,11 @@ class YamuxSession:
 
     # --- streams ----------------------------------------------------------------------------------
 
-    def _add_stream(self, stream_id: int, *, ours: bool, now: float) -> StreamState:
+    def _add_stream(self, stream_id: int, *, ours: bool, now: float) -> None:
         window = ReceiveWindow(self._budget, maximum=self._window_max, now=now)
         self._budget.grant(-window.size)  # it is for growth: the opening window is the specification's gift
         window.size = INITIAL_WINDOW
-        self.streams[stream_id] = stream = StreamState(stream_id, ours=ours, window=window)
-        return stream
+        self.streams[stream_id] = StreamState(stream_id, ours=ours, window=window)
 
     def open_stream(self, *, now: float) -> int:
         """Open a stream and return its id.
@@ -164,21 +161,12 @@ class YamuxSession:
         self.output.frame(FrameType.WINDOW_UPDATE, SYN, stream_id, 0)
         return stream_id
 
-    def _accept_stream(self, stream_id: int, *, now: float) -> None:
-        """Book a stream of the peer, to be acknowledged."""
-        self._unused[stream_id] = self._add_stream(stream_id, ours=False, now=now)
-
-    def _use(self, stream: StreamState) -> None:
-        """Acknowledge a stream of the peer, once."""
-        if stream.stream_id in self._unused:
-            self._acknowledge(stream)
-            self.output.answer(FrameType.WINDOW_UPDATE, ACK, stream.stream_id, 0)
-
     def accepted(self, stream_id: int) -> None:
-        """Acknowledge a stream of the peer: somebody has taken it, the opener's backlog has room again."""
+        """Acknowledge a stream of the peer: somebody has taken it, its opener's backlog has room again."""
         stream = self.streams.get(stream_id)
-        if stream is not None:
-            self._use(stream)
+        if stream is not None and not stream.ours and not stream.acknowledged:
+            stream.acknowledged = True
+            self.output.answer(FrameType.WINDOW_UPDATE, ACK, stream_id, 0)
 
     def sendable(self, stream_id: int) -> int:
         """Return how many bytes may be sent on a stream now."""
@@ -193,7 +181,6 @@ class YamuxSession:
         amount = min(len(payload), self.sendable(stream_id), limits.YAMUX_FRAME_MAX)
         if amount:
             stream = self.streams[stream_id]
-            self._use(stream)
             stream.sent = True
             stream.send_window -= amount
             self.output.data(stream_id, payload[:amount])
@@ -204,7 +191,6 @@ class YamuxSession:
         """Queue our FIN on a stream; no effect if it has ended."""
         stream = self.streams.get(stream_id)
         if stream is not None and not stream.we_ended:
-            self._use(stream)
             stream.we_ended = True
             self.output.frame(FrameType.WINDOW_UPDATE, FIN, stream_id, 0)
             self._close_if_ended(stream)
@@ -218,8 +204,7 @@ class YamuxSession:
         stream = self.streams.get(stream_id)
         if stream is None:
             return False
-        content = code is ErrorCode.NO_ERROR and stream.we_ended and not stream.they_ended
-        if content and stream.receive_left:
+        if code is ErrorCode.NO_ERROR and stream.we_ended and stream.receive_left:
             self._linger(stream)
         else:
             self.output.frame(FrameType.WINDOW_UPDATE, RST, stream_id, code)
@@ -260,13 +245,10 @@ class YamuxSession:
             self.guard.ended()
 
     def _acknowledge(self, stream: StreamState) -> None:
-        """Note that a stream is no longer in its opener's backlog."""
-        if not stream.acknowledged:
+        """Note that a stream of ours is no longer in the peer's backlog."""
+        if stream.ours and not stream.acknowledged:
             stream.acknowledged = True
-            if stream.ours:
-                self._unacknowledged -= 1
-            else:
-                del self._unused[stream.stream_id]
+            self._unacknowledged -= 1
 
     # --- credit -----------------------------------------------------------------------------------
 
@@ -282,15 +264,12 @@ class YamuxSession:
         """
         self.unread -= amount
         stream = self.streams.get(stream_id)
-        if stream is None:
-            return
-        self._use(stream)
-        if stream.they_ended:
+        if stream is None or stream.they_ended:
             return
         stream.returned += amount
         if unread is not None:
             stream.returned += stream.window.consumed(amount, unread=unread, now=now, round_trip=self.round_trip)
-        if stream.returned >= stream.window.size // 2:
+        if stream.returned >= stream.window.step:
             stream.receive_left += stream.returned
             self.output.frame(FrameType.WINDOW_UPDATE, 0, stream_id, stream.returned)
             stream.returned = 0
@@ -302,9 +281,7 @@ class YamuxSession:
     # --- the session ------------------------------------------------------------------------------
 
     def ping(self) -> None:
-        """Queue a ping, and acknowledge the streams that nobody has used so far."""
-        for stream in tuple(self._unused.values()):
-            self._use(stream)
+        """Queue a ping."""
         self.output.frame(FrameType.PING, SYN, 0, _PING)
 
     def go_away(self, code: ErrorCode, reason: str = "") -> None:  # noqa: ARG002 - yamux has no room for it

@@ -1,0 +1,93 @@
+"""Pings, silence and pressure."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import trio
+import trio.testing
+
+from tests.transports.conformance import open_pair
+from tests.transports.quic_pairs import quic_pair
+from trunnel.errors import ErrorCode, StreamReset
+from trunnel.settings import limits
+from trunnel.transports.quic_keeper import Keeper
+
+
+class Session:
+    """A session as far as the keeper is concerned."""
+
+    def __init__(self) -> None:
+        self.unread = 0
+        self.aborted: list[tuple[float, ErrorCode]] = []
+
+    def open_streams(self) -> list[object]:
+        return []
+
+    def abort(self, reason: str, *, code: ErrorCode) -> None:
+        assert "nothing heard" in reason
+        self.aborted.append((trio.current_time(), code))
+
+
+class Link:
+    """A link that notes pings."""
+
+    def __init__(self, *, is_client: bool) -> None:
+        self.heard = trio.current_time()
+        self.pings: list[float] = []
+        self.connection = SimpleNamespace(
+            configuration=SimpleNamespace(is_client=is_client),
+            send_ping=lambda uid: self.pings.append(trio.current_time()),
+        )
+
+    def touch(self) -> None:
+        """Nothing to settle."""
+
+
+def keeper(session: Session, link: Link) -> Keeper:
+    return Keeper(session, link)  # type: ignore[arg-type]
+
+
+async def test_an_agent_pings_all_the_time_and_gives_up(autojump_clock: trio.testing.MockClock) -> None:
+    start = trio.current_time()
+    session, link = Session(), Link(is_client=True)
+    await keeper(session, link).run()
+    assert [at - start for at in link.pings] == [2.5 * n for n in range(8)]
+    assert session.aborted == [(start + limits.DEAD_AFTER, ErrorCode.DEADLINE)]
+
+
+async def test_a_relay_asks_only_who_is_silent(autojump_clock: trio.testing.MockClock) -> None:
+    session, link = Session(), Link(is_client=False)
+    with trio.move_on_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keeper(session, link).run)
+            while True:
+                await trio.sleep(limits.QUIC_HEARTBEAT)
+                link.heard = trio.current_time()
+    assert link.pings == []
+    start = link.heard = trio.current_time()
+    await keeper(session, link).run()
+    assert [at - start for at in link.pings] == [10, 15]
+    assert session.aborted == [(start + limits.DEAD_AFTER, ErrorCode.DEADLINE)]
+
+
+async def test_streams_that_stall_a_session_are_reset() -> None:
+    """When unread bytes take up the session's credit, stalled streams go, and others move on."""
+    async with quic_pair() as (relay, agent):
+        agent._keeper.note_unread()
+        pairs = [await open_pair(relay, agent) for _ in range(3)]
+        async with trio.open_nursery() as nursery:
+            for _, far in pairs:
+                far._inbox.put(bytes(3 << 20))  # type: ignore[attr-defined]
+                agent._unread += 3 << 20
+            agent._keeper.note_unread()
+            with trio.fail_after(3 * limits.PRESSURE_LOOK):
+                while not any(near.reset_code for near, _ in pairs):
+                    await trio.testing.wait_all_tasks_blocked(0.05)
+            assert sorted(str(near.reset_code) for near, _ in pairs).count(str(ErrorCode.SLOW_CONSUMER)) == 1
+            nursery.cancel_scope.cancel()
+        victim = next(far for near, far in pairs if near.reset_code)
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await victim.receive_some()
+        assert isinstance(caught.value.__cause__, StreamReset)
