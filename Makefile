@@ -17,7 +17,7 @@ TEST := $(VENV)/.test
 LINT := $(VENV)/.lint
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format types contracts rules e2e test-slow rows bench bench-quick fuzz fuzz-deep coverage package clean
+.PHONY: help demo test check lint format types contracts rules e2e test-slow rows lab lab-quick bench bench-quick fuzz fuzz-deep coverage package clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  \1|/' | awk -F'|' '{printf "%-14s%s\n", $$1, $$2}'
@@ -96,6 +96,12 @@ coverage: $(LINT) ## branch coverage of `make test`
 
 rows: $(TEST) ## rows of the reliability catalogue (ROWS="LOAD-07 NET-13")
 	@$(PY) -m scripts.rows $(ROWS)
+
+lab: $(TEST) ## networks with faults between relay and agent, an hour (root; ROWS="NET-01 NET-05", ARGS="--transport quic")
+	@$(PY) -m scripts.lab $(ROWS) $(ARGS)
+
+lab-quick: $(TEST) ## the same, shortened to two minutes
+	@$(PY) -m scripts.lab --quick $(ROWS) $(ARGS)
 
 bench: $(TEST) ## throughput and latency, against bare connections in the same run
 	@$(PY) -m scripts.bench $(ARGS)

@@ -3,7 +3,8 @@
 HTTP/1.1 at `port`: GET `/` is a short page, `/bytes/N` N octets of the
 pattern, `/slow/S` the page after S seconds; POST `/take/AT/REST` reads the
 body, pausing once for REST seconds after AT octets, and answers `exact`, or
-what was wrong.  At `raw`, whoever has sent something gets the pattern for ever.
+what was wrong.  At `raw`, whoever has sent something gets 32 KiB, and then a
+trickle without end: a transfer that is always under way and never stalls.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ PAGE = b"canary"
 HEAD_END = b"\r\n\r\n"
 CHUNK = 65_536
 BACKLOG = 1_024
+TRICKLE = 5.0
+"""Seconds between drops."""
 
 
 class Visit:
@@ -55,13 +58,10 @@ class Visit:
                 await trio.sleep(pause)
         return "exact" if checker.exact(size) else f"wrong at {checker.wrong_at}"
 
-    async def give(self, size: int | None) -> None:
-        """Send *size* octets of the pattern, None: for ever."""
-        sent = 0
-        while size is None or sent < size:
-            chunk = block(sent, CHUNK if size is None else min(CHUNK, size - sent))
-            await self.stream.send_all(chunk)
-            sent += len(chunk)
+    async def give(self, size: int) -> None:
+        """Send *size* octets of the pattern."""
+        for sent in range(0, size, CHUNK):
+            await self.stream.send_all(block(sent, min(CHUNK, size - sent)))
 
     async def answer(self, head: str) -> None:
         """Answer one request."""
@@ -92,10 +92,22 @@ async def serve(stream: trio.SocketStream) -> None:
 
 
 async def serve_raw(stream: trio.SocketStream) -> None:
-    """Send the pattern to whoever speaks."""
-    with suppress(trio.BrokenResourceError):
-        if await stream.receive_some(CHUNK):
-            await Visit(stream).give(None)
+    """Send something, for ever, to whoever speaks; an RST ends it at once."""
+
+    async def trickle() -> None:
+        with suppress(trio.BrokenResourceError):
+            await Visit(stream).give(CHUNK // 2)
+            while True:
+                await trio.sleep(TRICKLE)
+                await stream.send_all(PAGE)
+
+    async with trio.open_nursery() as nursery:
+        with suppress(trio.BrokenResourceError):
+            if await stream.receive_some(CHUNK):
+                nursery.start_soon(trickle)
+            while await stream.receive_some(CHUNK):
+                pass
+        nursery.cancel_scope.cancel()
 
 
 async def main() -> None:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import IO, Any
@@ -23,7 +23,7 @@ import trio
 
 from scripts.lab.hosts import RELAY, LabError, Network
 from scripts.lab.roads import Road
-from scripts.lab.transfer import Job
+from scripts.lab.transfer import Job, command
 from scripts.lab.visits import Where, fetch
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +185,7 @@ class Stage:
         self.origin: Program
         self._relay_id = ""
         self._programs: list[Program] = []
+        self._movers: dict[str, Program] = {}
         self._log = (net.folder / "log").open("wb")
 
     def start(self, host: str, *words: str) -> Program:
@@ -267,13 +268,19 @@ class Stage:
 
     async def move(self, agent: Agent, job: Job) -> list[Record]:
         """Move known octets; returns what the visitor said of each stream, the slowest last."""
-        program = self.mover(agent, job)
-        await program.event("done", wait=job.deadline + WAIT)
-        return program.said("moved")
+        program = self._movers.get(agent.agent_id)
+        if program is None:
+            program = self._movers[agent.agent_id] = self.start("relay", *command(agent.where))
+        seen = len(program.events)
+        program.tell(**asdict(job))
+        await program.event("done", after=seen, wait=job.deadline + WAIT)
+        return program.said("moved", after=seen)
 
     def mover(self, agent: Agent, job: Job) -> Program:
-        """Start a visitor that moves known octets."""
-        return self.start("relay", *job.command(agent.where))
+        """Start a visitor that moves known octets, and leave it to itself."""
+        program = self.start("relay", *command(agent.where))
+        program.tell(**asdict(job))
+        return program
 
     def log(self) -> str:
         """Return what all programs have written to standard error."""

@@ -17,6 +17,7 @@ from OpenSSL import SSL
 from scripts.lab.cable import cable
 from scripts.lab.hosts import network
 from scripts.lab.programs import WAIT, Agent, Program, Stage, stage, until
+from scripts.lab.roads import H2, QUIC
 from scripts.lab.table import Case, Outcome, row
 from scripts.lab.transfer import Job
 from scripts.lab.wire import Behaviour
@@ -34,7 +35,6 @@ ESTABLISHED = "01"
 STORM_RATE = 500
 CLOSED_LIMIT = 0.1
 GROWTH_LIMIT_KIB = 4_096
-STOP_AT = 20 * MEGABYTE
 Verdicts = trio.MemoryReceiveChannel[bool]
 
 
@@ -148,6 +148,7 @@ async def storm(scene: Stage, hello: bytes, visitors: int) -> tuple[int, float]:
     "NET-14",
     limit="RSTs from visitors, 500/s in mid-transfer: agent-side sockets closed ≤ 100 ms, 0 streams left",
     busy=True,
+    quick=(H2, QUIC),
 )
 async def reset_storm(case: Case) -> Outcome:
     """Break off 500 transfers within a second, again and again (TLS passed through: only the tunnel works)."""
@@ -186,21 +187,22 @@ async def watch(program: Program, peaks: dict[int, int]) -> None:
     timeout=400,
 )
 async def stopped_reader(case: Case) -> Outcome:
-    """The visitor, then the origin, reads 20 MB and stops for a minute (quick: 4 s) before it reads on."""
-    size, pause = int(case.either(200, 28)) * MEGABYTE, case.either(60, 3)
+    """The visitor, then the origin, reads 20 MB and stops for a minute (quick: 5 MB, 3 s) before it reads on."""
+    size, stop_at = (int(case.either(*pair)) * MEGABYTE for pair in ((200, 8), (20, 5)))
+    pause = case.either(60, 3)
     figures: list[str] = []
     good = True
     async with network() as net, stage(net) as scene:
         agent = await scene.agent(case.road)
         programs = (scene.relay, agent.program)
         for upload in (False, True):
-            await scene.move(agent, Job(STOP_AT, upload=upload))
+            await scene.move(agent, Job(stop_at, upload=upload))
             before = {program.pid: rss_kib(program.pid) for program in programs}
             peaks = dict(before)
             async with trio.open_nursery() as nursery:
                 for program in programs:
                     nursery.start_soon(watch, program, peaks)
-                job = Job(size, upload=upload, pause_at=STOP_AT, pause=pause, deadline=150.0)
+                job = Job(size, upload=upload, pause_at=stop_at, pause=pause, deadline=150.0)
                 (moved,) = await scene.move(agent, job)
                 nursery.cancel_scope.cancel()
             grown = [peaks[program.pid] - before[program.pid] for program in programs]

@@ -12,7 +12,7 @@ import trio
 from scripts.lab import faults
 from scripts.lab.hosts import network
 from scripts.lab.programs import AGENTS_PORT, Agent, Program, Stage, stage, until
-from scripts.lab.roads import H2_TWO, YAMUX_TWO
+from scripts.lab.roads import H2, H2_TWO, QUIC, YAMUX, YAMUX_TWO
 from scripts.lab.table import Case, Outcome, row
 from scripts.lab.transfer import Job
 
@@ -32,7 +32,11 @@ async def offline(relay: Program, after: int) -> float:
         after = relay.events.index(lost) + 1
 
 
-@row("NET-03", limit="offline ≤ 20 s after the drop, visitors closed ≤ 1 s after the mark, back ≤ 25 s after heal")
+@row(
+    "NET-03",
+    limit="offline ≤ 20 s after the drop, visitors closed ≤ 1 s after the mark, back ≤ 25 s after heal",
+    quick=(H2, QUIC),
+)
 async def half_open(case: Case) -> Outcome:
     """Drop everything both ways, no FIN; then heal."""
     ends: list[float] = []
@@ -69,6 +73,7 @@ async def half_open(case: Case) -> Outcome:
     "NET-04",
     limit="idle 10 min behind a NAT that forgets UDP after 30 s, TCP after 60 s: first byte ≤ 1 RTT + 100 ms",
     timeout=720,
+    quick=(QUIC, YAMUX),
 )
 async def forgetful_nat(case: Case) -> Outcome:
     """Leave a tunnel idle behind a NAT; the quick lab's forgets UDP after 5 s, TCP after 15 s, and waits 26 s."""
@@ -94,7 +99,7 @@ async def forgetful_nat(case: Case) -> Outcome:
     return Outcome(natted and first <= 0.1 + SLACK * case.quick and not lost, figure)
 
 
-@row("NET-06", limit="serving ≤ 5 s after the agent wakes from 5 min of sleep", timeout=420)
+@row("NET-06", limit="serving ≤ 5 s after the agent wakes from 5 min of sleep", timeout=420, quick=(H2, QUIC))
 async def sleeping_agent(case: Case) -> Outcome:
     """SIGSTOP the agent until the relay has forgotten it (quick: 25 s), then SIGCONT."""
     asleep = case.either(300, 25)
@@ -135,11 +140,12 @@ async def hold(scene: Stage, agent: Agent) -> None:
     limit="a canary ≥ 99 % while one agent connection a second is killed",
     roads=(H2_TWO, YAMUX_TWO),
     quick=(H2_TWO,),
+    busy=True,
     timeout=400,
 )
 async def killed_connections(case: Case) -> Outcome:
-    """`ss -K` one of two connections, by chance, every second for 5 min (quick: 20 s), with eight visitors held."""
-    duration = case.either(300, 20)
+    """`ss -K` one of two connections, by chance, every second for 5 min (quick: 12 s), with eight visitors held."""
+    duration = case.either(300, 12)
     chance = random.Random(10)
     counts: list[int] = []
     async with network() as net, stage(net) as scene:

@@ -11,7 +11,7 @@ from scripts.lab import faults
 from scripts.lab.cable import cable
 from scripts.lab.hosts import RELAY, Network, network
 from scripts.lab.programs import Record, stage
-from scripts.lab.roads import H2_FOUR, H2_ONE, QUIC, YAMUX, YAMUX_ONE
+from scripts.lab.roads import H2, H2_FOUR, H2_ONE, QUIC, YAMUX, YAMUX_ONE
 from scripts.lab.table import Case, Outcome, row
 from scripts.lab.transfer import Job
 from scripts.lab.wire import Behaviour
@@ -30,7 +30,12 @@ def shown(moved: Record) -> str:
     return f"{ending} in {moved['seconds']:.1f} s"
 
 
-@row("NET-01", limit="10 MB complete at 1 and 5 % loss; at 20 % complete or end with an error ≤ 60 s", timeout=300)
+@row(
+    "NET-01",
+    limit="10 MB complete at 1 and 5 % loss; at 20 % complete or end with an error ≤ 60 s",
+    timeout=300,
+    quick=(H2, QUIC),
+)
 async def lost_packets(case: Case) -> Outcome:
     """Lose 1, 5, 20 % of packets both ways."""
     size = int(case.either(10, 0.5) * MEGABYTE)
@@ -49,7 +54,12 @@ async def lost_packets(case: Case) -> Outcome:
     return Outcome(good, ", ".join(figures))
 
 
-@row("NET-02", limit="20/200/800 ms round trip ± 50 %, reordered, doubled, corrupted: exact", timeout=600)
+@row(
+    "NET-02",
+    limit="20/200/800 ms round trip ± 50 %, reordered, doubled, corrupted: exact",
+    timeout=600,
+    quick=(QUIC, YAMUX),
+)
 async def disordered_packets(case: Case) -> Outcome:
     """Delay 20, 200, 800 ms ± 50 %, 5 % reordered, 2 % doubled, 0.1 % corrupted; a transfer each way (quick: one)."""
     figures: list[str] = []
@@ -70,7 +80,7 @@ async def disordered_packets(case: Case) -> Outcome:
     return Outcome(good, ", ".join(figures))
 
 
-@row("NET-02-RATE", limit="one stream at 200 ms ≥ 60 % of window/RTT, the window 1 MiB", busy=True)
+@row("NET-02-RATE", limit="one stream at 200 ms ≥ 60 % of window/RTT, the window 1 MiB", busy=True, quick=(H2, QUIC))
 async def window_filled(case: Case) -> Outcome:
     """Delay 200 ms (round trip) and nothing else.
 
@@ -95,7 +105,7 @@ async def window_filled(case: Case) -> Outcome:
 )
 async def head_of_line(case: Case) -> Outcome:
     """Ten downloads side by side, 50 ms round trip, 2 % of packets lost each way."""
-    size = int(case.either(5, 0.2) * MEGABYTE)
+    size = int(case.either(5, 0.1) * MEGABYTE)
     async with cable(Behaviour(delay=0.025)) as (net, _), stage(net) as scene:
         agent = await scene.agent(case.road)
         await faults.lose(net, 2)
@@ -108,9 +118,8 @@ async def head_of_line(case: Case) -> Outcome:
     median, worst = statistics.median(exact), max(exact)
     near = case.road is not QUIC or worst <= 1.5 * median
     rate = len(exact) * size / worst / MEGABYTE
-    return Outcome(
-        near, f"{size / MEGABYTE:g} MB: median {median:.1f} s, worst {worst:.1f} s, together {rate:.2f} MB/s"
-    )
+    figure = f"{size / MEGABYTE:g} MB: median {median:.1f} s, worst {worst:.1f} s, together {rate:.2f} MB/s"
+    return Outcome(near and lost > 0, figure)
 
 
 async def bare_rate(net: Network, size: int) -> float:
@@ -147,7 +156,7 @@ async def bare_rate(net: Network, size: int) -> float:
 )
 async def goodput(case: Case) -> Outcome:
     """One download from agent to relay over a line of 200 Mbit/s and 100 ms, once its windows have grown."""
-    size = int(case.either(200, 80) * MEGABYTE)
+    size = int(case.either(200, 60) * MEGABYTE)
     line = Behaviour(delay=0.05, rate=LINE, queue=int(LINE / 8 * 0.1))
     async with cable(line, segments=True) as (net, _), stage(net) as scene:
         bare = await bare_rate(net, size)

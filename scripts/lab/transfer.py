@@ -1,13 +1,15 @@
-"""A visitor that moves known octets, a process of its own: `python -m scripts.lab.transfer WHERE JOB`.
+"""A visitor that moves known octets, a process of its own: `python -m scripts.lab.transfer WHERE`.
 
-Both are JSON: a `Where`, a `Job`.  It prints one line for each stream: how long it
-took, how fast its second half was (when windows have grown), whether every
-octet was right, or the error that ended it.
+`WHERE` is a `Where` in JSON, each line of its input a `Job`.  Of each stream
+it prints one line: how long it took, how fast its second half was (when
+windows have grown), whether every octet was right, or the error that ended
+it; and `done` after the last of a job.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass
 
@@ -34,9 +36,10 @@ class Job:
     deadline: float = 60.0
     """Seconds after which a stream that still moves is given up."""
 
-    def command(self, where: Where) -> list[str]:
-        """Return the command that does this job at a tunnel."""
-        return [sys.executable, "-m", "scripts.lab.transfer", json.dumps(asdict(where)), json.dumps(asdict(self))]
+
+def command(where: Where) -> list[str]:
+    """Return the command of a visitor of *where*."""
+    return [sys.executable, "-m", "scripts.lab.transfer", json.dumps(asdict(where))]
 
 
 def say(event: str, **fields: object) -> None:
@@ -92,13 +95,19 @@ async def stream(where: Where, job: Job) -> None:
         say("moved", **moved)
 
 
-async def main(where: Where, job: Job) -> None:
-    """Move all streams side by side."""
-    async with trio.open_nursery() as nursery:
-        for _ in range(job.streams):
-            nursery.start_soon(stream, where, job)
-    say("done")
+async def main(where: Where) -> None:
+    """Do the jobs, one after another; the streams of one go side by side."""
+    rest = b""
+    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as jobs:
+        while chunk := await jobs.receive_some():
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                job = Job(**json.loads(line))
+                async with trio.open_nursery() as nursery:
+                    for _ in range(job.streams):
+                        nursery.start_soon(stream, where, job)
+                say("done")
 
 
 if __name__ == "__main__":
-    trio.run(main, Where(**json.loads(sys.argv[1])), Job(**json.loads(sys.argv[2])))
+    trio.run(main, Where(**json.loads(sys.argv[1])))

@@ -83,12 +83,12 @@ class Program:
                 self._heard.set()
                 self._heard = trio.Event()
 
-    async def event(self, kind: str, *, after: int = 0) -> dict[str, object]:
-        """Wait for the first event of *kind* at index *after* or later."""
+    async def event(self, kind: str, *, after: int = 0, **fields: object) -> dict[str, object]:
+        """Wait for the first event of *kind* with these *fields* at index *after* or later."""
         with trio.fail_after(WAIT):
             while True:
                 for event in self.events[after:]:
-                    if event["event"] == kind:
+                    if event["event"] == kind and all(event.get(name) == value for name, value in fields.items()):
                         return event
                 await self._heard.wait()
 
@@ -134,6 +134,11 @@ class Canary:
     def failures(self) -> int:
         """Number of visits that did not."""
         return sum("error" in event for event in self._visits)
+
+    @property
+    def errors(self) -> str:
+        """Why visits failed: each reason once."""
+        return ", ".join(sorted({str(event["error"]) for event in self._visits if "error" in event}))
 
     @property
     def p99(self) -> float:

@@ -175,15 +175,15 @@ async def out_of_descriptors() -> Outcome:
         agent = await lab.start_agent(await lab.start_origin())
         before = descriptors(lab.relay.pid)
         logged = lab.log_lines()
-        lost = lab.relay.count("session_closed")
+        lost = lab.relay.count("carrier_lost")
         alive = await KeptAlive.open(lab, agent)
         answered, asked = await crowd_out(lab, alive)
         resumed = await until_served(lab, agent)
         lines = lab.log_lines() - logged
-        lost = lab.relay.count("session_closed") - lost
+        lost = lab.relay.count("carrier_lost") - lost
         await alive.close()
         figure = (
-            f"{lines / (HOLD + resumed):.2f} lines/s, {lost} sessions lost, accepts after {resumed:.2f} s, "
+            f"{lines / (HOLD + resumed):.2f} lines/s, {lost} carriers lost, accepts after {resumed:.2f} s, "
             f"kept-alive {answered}/{asked}, descriptors {before} → {descriptors(lab.relay.pid)}"
         )
         crashed = lab.relay.process.poll() is not None

@@ -48,7 +48,7 @@ async def frozen_agent() -> Outcome:
         agent.program.process.send_signal(signal.SIGSTOP)
         frozen = trio.current_time()
         try:
-            await lab.relay.event("session_closed")
+            await lab.relay.event("carrier_lost", carriers=0)
             marked = trio.current_time()
             with trio.fail_after(WAIT):
                 await ended.wait()
@@ -56,7 +56,7 @@ async def frozen_agent() -> Outcome:
         finally:
             agent.program.process.send_signal(signal.SIGCONT)
         thawed = trio.current_time()
-        await lab.relay.event("session_opened", after=again)
+        await lab.relay.event("carrier_opened", after=again)  # of the same session, if it is still to be had
         body = await lab.visit(agent)
         back = trio.current_time() - thawed
         figure = (

@@ -10,15 +10,16 @@ from typing import cast
 import pytest
 import trio
 
+from tests.agent.stage import NAME, PREFACE
 from trunnel.agent.attachment import Attachment, attached
 from trunnel.agent.carriers import CarrierKeeper
-from trunnel.agent.dial import Carrier, Dialler
+from trunnel.agent.dial import Carrier
 from trunnel.agent.forward import Forwarding
 from trunnel.agent.reach import Reach
 from trunnel.agent.visitor import VisitorInfo
 from trunnel.errors import ConnectError, ErrorCode, SessionClosed, TrunnelError
 from trunnel.identity.trust import TrustDecision, TrustKind
-from trunnel.names import Hostname, KeyId, ServerAddress
+from trunnel.names import KeyId, ServerAddress
 from trunnel.settings import limits
 from trunnel.transports.base import Peer, Session, SessionStatistics, Stream
 from trunnel.transports.control_stream import ControlStream
@@ -31,7 +32,6 @@ from trunnel.wire.proxyprotocol import StreamKind, visitor_preface
 QUIC, H2 = TransportKind.QUIC, TransportKind.H2
 KEY = KeyId.of_spki(b"relay")
 HELLO = control.Hello(versions=[1], instance="0" * 32, agent="test")
-NAME = Hostname("app.localhost")
 
 
 class ScriptedLink(Session):
@@ -206,7 +206,7 @@ class FarRelay:
                 nursery.start_soon(channel.run_writer)
                 await self._listen(far, channel, nursery)
         except* SessionClosed:
-            return
+            pass  # the agent has left
 
     async def _listen(self, far: FarCarrier, channel: ControlStream, nursery: trio.Nursery) -> None:
         while True:
@@ -318,21 +318,30 @@ class ScriptedReach:
         return cast("Reach", self)
 
 
-async def no_visitor(stream: trio.abc.HalfCloseableStream, visitor: VisitorInfo) -> None:
-    """Serve nobody."""
+async def listen(stream: trio.abc.HalfCloseableStream, visitor: VisitorInfo) -> None:
+    """Serve a visitor: hear it out."""
+    while await stream.receive_some():
+        pass
+
+
+async def visit(session: Session) -> Stream:
+    """Come as a visitor, who stays until the stream ends."""
+    stream = await session.open_stream()
+    await stream.send_all(PREFACE)
+    return stream
 
 
 @asynccontextmanager
 async def attached_to(relay: FarRelay, kind: TransportKind = H2) -> AsyncIterator[Attachment]:
     """Attach an agent that serves canaries."""
-    async with attached(await relay.dial(kind), HELLO, window_max=limits.STREAM_WINDOW_MIN) as attachment:
-        async with trio.open_nursery() as nursery:
-            forwarding = Forwarding(
-                endpoints={NAME}, origin=no_visitor, terminator=None, visits=attachment.visits
-            )
-            nursery.start_soon(attachment.serve_visitors, forwarding, nursery)
-            yield attachment
-            nursery.cancel_scope.cancel()
+    async with (
+        attached(await relay.dial(kind), HELLO, window_max=limits.STREAM_WINDOW_MIN) as attachment,
+        trio.open_nursery() as nursery,
+    ):
+        forwarding = Forwarding(endpoints={NAME}, origin=listen, terminator=None, visits=attachment.visits)
+        nursery.start_soon(attachment.serve_visitors, forwarding, nursery)
+        yield attachment
+        nursery.cancel_scope.cancel()
 
 
 @dataclass
@@ -347,7 +356,9 @@ class Keeping:
 
 
 @asynccontextmanager
-async def keeping(relay: FarRelay, *, kind: TransportKind = H2, pool_size: int = 4, **script: object) -> AsyncIterator[Keeping]:
+async def keeping(
+    relay: FarRelay, *, kind: TransportKind = H2, pool_size: int = 4, **script: object
+) -> AsyncIterator[Keeping]:
     """Attach, and keep the carriers; `script` is for the `ScriptedReach`."""
     reach = ScriptedReach(relay, kind=kind, **script)  # type: ignore[arg-type]
     said: list[tuple[float, str, str]] = []

@@ -21,6 +21,8 @@ import trunnel
 from tests.tunnels import PATIENCE, Gate, Log, greet, house, until, visit
 from trunnel.events import Disconnected, SessionEnded, SessionOpened
 from trunnel.identity.locking import lock_key
+from trunnel.settings import limits
+from trunnel.settings.agent import TransportChoice
 
 STEPS_MAX = 1_000
 """Steps of all tasks within which each start must have come to its end."""
@@ -46,6 +48,12 @@ def only_new_objects() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def sessions_end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the relay wait a moment, not half a minute, for the next carrier of a session that has lost its last."""
+    monkeypatch.setattr(limits, "ADOPTION_TIMEOUT", 0.1)
 
 
 def open_sockets() -> set[int]:
@@ -228,7 +236,7 @@ async def test_an_agent_cancelled_while_it_waits_for_its_relay_leaves_nothing(tm
     with socket.socket() as unused, nothing_left():
         unused.bind(("127.0.0.1", 0))
         server = trunnel.ServerAddress("127.0.0.1", unused.getsockname()[1])
-        settings = trunnel.AgentSettings(state_dir=tmp_path, servers=(server,))
+        settings = trunnel.AgentSettings(state_dir=tmp_path, servers=(server,), transport=TransportChoice.H2)
         log = Log()
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:

@@ -6,14 +6,20 @@ broken, and the session of everybody else goes on unless its carrier is lost.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 import trio
 import trio.testing
 
+from tests.streams.test_udp import break_socket
 from tests.transports.conformance import AGENT, RELAY, open_pair
-from tests.transports.mux_pairs import OPENERS, PAIRS, Opener, Pair
+from tests.transports.h2_pairs import h2_pair
+from tests.transports.mux_pairs import OPENERS, Opener, yamux_pair
+from tests.transports.quic_pairs import quic_agent, quic_pair, quic_relay
+from tests.transports.udp_network import udp_network
 from trunnel.errors import SessionClosed
 from trunnel.transports.base import Session, Stream
 from trunnel.wire.muxevents import Role
@@ -95,9 +101,13 @@ async def consume(far: Stream, into: bytearray) -> str:
     return "fin"
 
 
-@PAIRS
+SessionPair = Callable[[], AbstractAsyncContextManager[tuple[Session, Session]]]
+"""Opens a relay's and an agent's session."""
+
+
+@pytest.mark.parametrize("pair", [h2_pair, yamux_pair, quic_pair], ids=["h2", "yamux", "quic"])
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
-async def test_cancelling_an_operation_costs_at_most_its_own_stream(operation: Operation, pair: Pair) -> None:
+async def test_cancelling_an_operation_costs_at_most_its_own_stream(operation: Operation, pair: SessionPair) -> None:
     tasks = trio.lowlevel.current_statistics().tasks_living
     cancelled = 0
     steps = Steps("", 0, trio.CancelScope())
@@ -244,3 +254,31 @@ async def test_a_carrier_that_breaks_at_any_operation_breaks_its_streams(
         if not wire.tripped:
             break
     assert outcomes == {"broken", "fin"}, "the last turn trips nothing"
+
+
+@pytest.mark.parametrize("code", [errno.ECONNREFUSED, errno.EPERM, errno.EMSGSIZE, errno.ENOBUFS])
+async def test_a_datagram_that_the_kernel_refuses_costs_nothing(code: int) -> None:
+    """Whichever operation of the relay's socket fails, first or later, all bytes arrive."""
+    async with quic_pair() as (relay, agent):
+        broken = break_socket(relay._link.socket)
+        for _ in range(2):
+            broken.errors.append(code)
+            assert await converse(relay, agent) == "fin"
+        assert broken.errors == []
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 40, 200])
+async def test_a_network_that_goes_silent_breaks_streams_and_the_session(
+    after: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Whenever no datagram arrives any more, both ends find out, and no part looks like an end."""
+    autojump_clock.autojump_threshold = 0.02
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    async with quic_relay() as relay, udp_network(relay.address) as network, quic_agent(network.front.address) as agent:
+        session = await relay.session()
+        network.left = after
+        with trio.fail_after(60):
+            assert await converse(session, agent) == "broken"
+            for end in (session, agent):
+                assert "nothing heard" in (await end.wait_closed()).reason
+    assert trio.lowlevel.current_statistics().tasks_living == tasks

@@ -125,14 +125,16 @@ async def test_an_agent_returns_to_a_relay_that_was_killed_and_started_again(
 async def test_a_relay_forgets_an_agent_that_was_killed_and_welcomes_its_next_life(
     programs: Programs, nursery: trio.Nursery
 ) -> None:
-    """The lock of a killed agent's key does not outlive it."""
+    """The lock of a killed agent's key does not outlive it, nor does its session the next one's beginning."""
     relay = await programs.serve()
     port = await serve_web(nursery, greet)
-    agent = await programs.expose(port, relay)
+    agent = await programs.expose(port, relay, "--transport", "h2")  # the kernel says goodbye for TCP alone
     agent.program.process.kill()
     assert await agent.program.ended() == -signal.SIGKILL
-    await relay.program.event("session_closed", agent_id=agent.agent_id)
+    await relay.program.event("carrier_lost", agent_id=agent.agent_id, carriers=0)
 
     again = await programs.expose(port, relay)
+    ended = await relay.program.event("session_closed", agent_id=agent.agent_id)
+    assert ended["reason"].startswith("replaced: ")
     assert again.site == agent.site
     assert await curl(again.site) == "GET / on 1\n"

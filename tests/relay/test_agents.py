@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -18,17 +19,18 @@ import trunnel
 from tests.relay.house import offering
 from tests.tunnels import PATIENCE, Gate, House, house, read_to_end
 from trunnel.errors import RejectCode, SessionClosed
-from trunnel.events import AgentRefused, Draining, SessionEnded, SessionOpened, StreamClosed
+from trunnel.events import AgentRefused, CarrierLost, CarrierOpened, Draining, SessionEnded, SessionOpened, StreamClosed
 from trunnel.identity.contexts import link_client_context
 from trunnel.identity.keys import IdentityKey, link_certificate
 from trunnel.settings import limits
 from trunnel.streams.tls import TlsRole, TlsStream
 from trunnel.transports import h2_frames as frames
-from trunnel.transports.alpn import LINK_ALPN_H2
+from trunnel.transports.alpn import LINK_ALPN_H2, LINK_ALPN_YAMUX
 from trunnel.transports.base import Peer, Session, Stream
 from trunnel.transports.control_stream import ControlStream
 from trunnel.transports.h2 import open_h2_session
 from trunnel.transports.h2_connection import Role
+from trunnel.transports.yamux import open_yamux_session
 from trunnel.wire import control
 from trunnel.wire.proxyprotocol import ProxyParser
 
@@ -85,19 +87,20 @@ class Passing:
         return trio.current_time() - self.started
 
 
-async def shake_hands(home: House, key: IdentityKey) -> TlsStream:
+async def shake_hands(home: House, key: IdentityKey, *, alpn: bytes = LINK_ALPN_H2) -> TlsStream:
     """Connect to the agents' port and prove *key*."""
-    context = link_client_context(key, link_certificate(key, now=datetime.now(UTC)), alpn=[LINK_ALPN_H2])
+    context = link_client_context(key, link_certificate(key, now=datetime.now(UTC)), alpn=[alpn])
     stream = await trio.open_tcp_stream("127.0.0.1", home.relay.agents_port)
     return await TlsStream.handshake(stream, context, role=TlsRole.CLIENT, timeout=PATIENCE)
 
 
 @asynccontextmanager
-async def caller(home: House, key: IdentityKey | None = None) -> AsyncIterator[Caller]:
+async def caller(home: House, key: IdentityKey | None = None, *, alpn: bytes = LINK_ALPN_H2) -> AsyncIterator[Caller]:
     """Connect as an agent that has not said hello."""
-    carrier = await shake_hands(home, key or IdentityKey.generate())
+    carrier = await shake_hands(home, key or IdentityKey.generate(), alpn=alpn)
     peer = Peer(key_id=home.relay.relay_id, address="test")
-    async with open_h2_session(carrier, Role.SERVER, peer) as link:
+    multiplex = open_yamux_session if alpn == LINK_ALPN_YAMUX else open_h2_session
+    async with multiplex(carrier, Role.SERVER, peer) as link:
         with trio.fail_after(PATIENCE):
             opened = await link.accept_stream()
         yield Caller(link, ControlStream(link, opened, control.Phase.EXPECT_ANSWER), carrier)
@@ -220,13 +223,15 @@ async def test_the_welcome_says_what_is_served_where_and_within_which_limits(tmp
         }
 
 
-async def test_pings_are_answered_and_a_second_hello_ends_the_session(tmp_path: Path) -> None:
+async def test_pings_are_answered_and_a_second_hello_ends_the_carrier(tmp_path: Path) -> None:
     async with house(tmp_path) as home, caller(home) as agent:
         assert isinstance(await agent.say(HELLO), control.Welcome)
         assert await agent.say(control.Ping(7)) == control.Pong(7)
         await agent.channel.send(HELLO)
         await agent.hung_up()
-        assert "hello in phase" in (await home.log.wait(SessionEnded)).reason
+        lost = await home.log.wait(CarrierLost)
+        assert "hello in phase" in lost.reason
+        assert lost.carriers == 0
 
 
 async def test_revoking_an_agent_that_drains_ends_it(tmp_path: Path, mock_clock: MockClock) -> None:
@@ -283,9 +288,37 @@ async def test_visitors_of_a_lost_carrier_get_what_had_arrived_and_then_a_reset(
             agent.carrier.abort()
             record = await home.log.wait(StreamClosed)
             assert (record.bytes_out, record.origin_end) == (len(answer), "reset")
-            await home.log.wait(SessionEnded)
+            await home.log.wait(CarrierLost)
             heard = b""
             with trio.fail_after(PATIENCE), pytest.raises(trio.BrokenResourceError):
                 while chunk := await visitor.receive_some():
                     heard += chunk
             assert heard == answer
+
+
+async def test_a_visitor_that_comes_between_two_carriers_is_served_by_the_next_one(tmp_path: Path) -> None:
+    """Over another multiplexer, too: what carries a session may change."""
+    key = IdentityKey.generate()
+    opening = offering(b"http/1.1", name=f"{key.key_id}.localhost".encode())
+    async with house(tmp_path) as home:
+        async with caller(home, key) as first:
+            welcome = await first.say(HELLO)
+            assert isinstance(welcome, control.Welcome)
+            first.carrier.abort()
+        await home.log.wait(CarrierLost)
+        joining = msgspec.structs.replace(HELLO, session=welcome.session, alone=True)
+        async with (
+            caller(home, key, alpn=LINK_ALPN_YAMUX) as second,
+            await trio.open_tcp_stream("127.0.0.1", home.relay.visitors_port) as visitor,
+        ):
+            await visitor.send_all(opening)
+            answer = await second.say(joining)
+            assert isinstance(answer, control.Welcome)
+            assert answer.session == welcome.session
+            stream = await second.visitor(opening)
+            await stream.send_all(b"served")
+            with trio.fail_after(PATIENCE):
+                assert await visitor.receive_some() == b"served"
+            await stream.aclose()
+        assert [event.transport for event in home.log.of(CarrierOpened)] == ["h2", "yamux"]
+        assert home.log.of(SessionEnded) == []

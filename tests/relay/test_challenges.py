@@ -14,6 +14,7 @@ from tests.relay.house import CHALLENGE, offering
 from tests.tunnels import PATIENCE, House, house, knock
 from trunnel.events import StreamClosed, VisitorRefused
 from trunnel.settings import limits
+from trunnel.settings.agent import TransportChoice
 from trunnel.wire.alert import AlertDescription, plaintext_alert
 
 
@@ -110,10 +111,10 @@ async def test_a_name_takes_only_so_many_challenges_at_once(tmp_path: Path) -> N
 
 
 async def test_a_challenge_ends_at_its_deadline_however_busy_it_is(tmp_path: Path, mock_clock: MockClock) -> None:
-    """A visitor beside it, as busy, goes on."""
+    """A visitor beside it, as busy, goes on.  Both over TCP: QUIC paces by the clock, which stands still here."""
     served = Echo()
     async with house(tmp_path) as home:
-        agent, _ = await home.expose(served.serve, tls_passthrough=True)
+        agent, _ = await home.expose(served.serve, tls_passthrough=True, transport=TransportChoice.H2)
         hostname = f"{agent.key.key_id}.localhost"
         challenge = await knock_and_hear(home, challenge_of(hostname))
         visitor = await knock_and_hear(home, offering(b"http/1.1", name=hostname.encode()))

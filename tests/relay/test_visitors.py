@@ -10,7 +10,7 @@ import trio
 import trunnel
 from tests.relay.house import offering
 from tests.tunnels import PATIENCE, Gate, greet, house, knock, read_to_end
-from trunnel.events import SessionEnded, StreamClosed, VisitorRefused
+from trunnel.events import CarrierLost, StreamClosed, VisitorRefused
 from trunnel.wire.alert import AlertDescription, plaintext_alert
 
 
@@ -45,11 +45,11 @@ async def test_a_lost_agent_resets_its_visitors_and_no_others(tmp_path: Path) ->
         other = await home.visit(f"{second.key.key_id}.localhost")
         await lost.entered.wait()
         await kept.entered.wait()
-        assert first.attachment is not None
-        first.attachment.link.abort("cut")
+        assert first.supervisors[0].attachment is not None
+        first.supervisors[0].attachment.link.abort("cut")
         with trio.fail_after(PATIENCE), pytest.raises(trio.BrokenResourceError):
             await read_to_end(victim)
-        await home.log.wait(SessionEnded)
+        assert (await home.log.wait(CarrierLost)).carriers == 0
         assert (await home.log.wait(StreamClosed)).hostname == f"{first.key.key_id}.localhost"
         kept.opened.set()
         assert await read_to_end(other) == b"inout"

@@ -40,7 +40,7 @@ def test_chains_go_out_whole() -> None:
 
 
 async def test_strangers_do_not_write_our_log(caplog: pytest.LogCaptureFixture) -> None:
-    """aioquic logs what peers say; nothing of it is seen."""
+    """What peers say is logged by aioquic; nothing of it is seen."""
     with caplog.at_level(logging.DEBUG, logger=""):
         async with quic_relay() as relay, quic_agent(relay.address) as agent:
             (await relay.session()).abort("a\nforged line")

@@ -210,10 +210,8 @@ async def test_a_flood_of_initials_costs_bounded_memory_and_no_heartbeat() -> No
     """LOAD-16 in small: forged Initials by the thousand; connected agents go on, answers stay small."""
     async with quic_relay() as relay, quic_agent(relay.address) as agent:
         session = await relay.session()
-        initials = []
         with callers(relay, 300) as agents:
-            for caller in agents:
-                initials.append(caller.quic.datagrams_to_send(trio.current_time())[0][0])
+            initials = [caller.quic.datagrams_to_send(trio.current_time())[0][0] for caller in agents]
         with callers(relay, 1) as (forger,):
             gc.collect()
             tracemalloc.start()

@@ -10,7 +10,7 @@ from aioquic.quic import events
 from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import Epoch
 
-from tests.transports.quic_wire import CLIENT, Wire, frame, key_of, stream_frame, varint
+from tests.transports.quic_wire import CLIENT, Wire, frame, key_of, stream_frame
 from trunnel.errors import ErrorCode
 from trunnel.identity.keys import spki_of
 from trunnel.settings import limits

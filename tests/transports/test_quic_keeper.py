@@ -20,10 +20,9 @@ class Session:
 
     def __init__(self) -> None:
         self.unread = 0
+        self.streams: dict[int, object] = {}
+        self.pressed = trio.Event()
         self.aborted: list[tuple[float, ErrorCode]] = []
-
-    def open_streams(self) -> list[object]:
-        return []
 
     def abort(self, reason: str, *, code: ErrorCode) -> None:
         assert "nothing heard" in reason
@@ -38,7 +37,7 @@ class Link:
         self.pings: list[float] = []
         self.connection = SimpleNamespace(
             configuration=SimpleNamespace(is_client=is_client),
-            send_ping=lambda uid: self.pings.append(trio.current_time()),
+            send_ping=lambda _uid: self.pings.append(trio.current_time()),
         )
 
     def touch(self) -> None:
@@ -46,7 +45,7 @@ class Link:
 
 
 def keeper(session: Session, link: Link) -> Keeper:
-    return Keeper(session, link)  # type: ignore[arg-type]
+    return Keeper(link, session, session.abort)  # type: ignore[arg-type]
 
 
 async def test_an_agent_pings_all_the_time_and_gives_up(autojump_clock: trio.testing.MockClock) -> None:
@@ -75,13 +74,12 @@ async def test_a_relay_asks_only_who_is_silent(autojump_clock: trio.testing.Mock
 async def test_streams_that_stall_a_session_are_reset() -> None:
     """When unread bytes take up the session's credit, stalled streams go, and others move on."""
     async with quic_pair() as (relay, agent):
-        agent._keeper.note_unread()
         pairs = [await open_pair(relay, agent) for _ in range(3)]
         async with trio.open_nursery() as nursery:
             for _, far in pairs:
                 far._inbox.put(bytes(3 << 20))  # type: ignore[attr-defined]
-                agent._unread += 3 << 20
-            agent._keeper.note_unread()
+                agent._in.unread += 3 << 20
+            agent._in.pressed.set()
             with trio.fail_after(3 * limits.PRESSURE_LOOK):
                 while not any(near.reset_code for near, _ in pairs):
                     await trio.testing.wait_all_tasks_blocked(0.05)

@@ -50,6 +50,8 @@ class UdpNetwork:
         self.weather = weather
         self.down = False
         """Whether everything is lost."""
+        self.left = math.inf
+        """Datagrams that still come through, both ways together."""
         self.front = UdpSocket.bind(socket.AF_INET, ("127.0.0.1", 0))
         """Where agents dial."""
 
@@ -80,8 +82,9 @@ class UdpNetwork:
 
     def _launch(self, by: UdpSocket, datagram: Datagram) -> None:
         weather = self.weather
-        if self.down or self._random.random() < weather.loss:
+        if self.down or self.left <= 0 or self._random.random() < weather.loss:
             return
+        self.left -= 1
         for _ in range(2 if self._random.random() < weather.repeat else 1):
             late = 0.02 * self._random.random() if self._random.random() < weather.late else 0.0
             due = trio.current_time() + weather.delay + late

@@ -93,11 +93,12 @@ def test_no_reads_take_more_than_the_budget(reads: list[tuple[int, int, int, flo
         assert budget.left == limits.SESSION_CREDIT - sum(each.size for each in windows) >= 0
 
 
-def test_an_update_is_due_for_half_of_a_small_window_and_an_eighth_of_a_large_one() -> None:
+def test_an_update_is_due_for_half_of_a_window_and_far_away_for_an_eighth_of_a_large_one() -> None:
     one = window(maximum=limits.STREAM_WINDOW_LIMIT, budget=CreditBudget(100 * limits.MIB))
     steps: dict[int, int] = {}
     for turn in range(10):
-        steps[one.size] = one.step
+        assert one.step(limits.ROUND_TRIP_FLOOR) == one.size // 2
+        steps[one.size] = one.step(0.1)
         one.consumed(one.size, unread=0, now=turn * QUICK, round_trip=0.0)
     assert steps[SMALL] == SMALL // 2
     assert steps[32 * SMALL] == limits.WINDOW_UPDATE_STEP

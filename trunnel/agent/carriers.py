@@ -93,19 +93,18 @@ class CarrierKeeper:
             nursery.start_soon(self._ask_after_sleep)
             if self._reach.automatic:
                 nursery.start_soon(self._return_to_quic)
+            nursery.start_soon(self._follow_changes)
             while self._attachment.link.closed is None:
+                self._news = trio.Event()  # what comes during the look calls for another one
                 await self._look()
                 with trio.move_on_after(limits.CARRIER_LOOK):
-                    async with trio.open_nursery() as waiting:
-                        waiting.start_soon(self._wake_on_change, waiting.cancel_scope)
-                        await self._news.wait()
-                        waiting.cancel_scope.cancel()
-                self._news = trio.Event()
+                    await self._news.wait()
             nursery.cancel_scope.cancel()
 
-    async def _wake_on_change(self, scope: trio.CancelScope) -> None:
-        await self._attachment.link.wait_carriers_changed()
-        scope.cancel()
+    async def _follow_changes(self) -> None:
+        while True:
+            await self._attachment.link.wait_carriers_changed()
+            self._news.set()
 
     async def _ask_after_sleep(self) -> None:
         """Ping every carrier when the machine woke, and end those that do not answer."""
@@ -184,6 +183,7 @@ class CarrierKeeper:
             with trio.CancelScope() as self._dialling:
                 await self._add(self._reach.tcp or TransportKind.H2)
                 self._backoff = Backoff(secrets.SystemRandom())
+                self._next_dial = trio.current_time() + limits.CARRIER_LOOK  # if it is lost at once, too
         except _NOT_ADDED as exc:
             delay = self._backoff.next_delay(exc.retry_after if isinstance(exc, Rejected) else None)
             self._next_dial = trio.current_time() + max(delay, limits.CARRIER_LOOK)

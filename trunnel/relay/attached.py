@@ -117,8 +117,7 @@ class AttachedAgents:
                 await self._wind_up(session)
             finally:
                 self._sessions.detach(session)
-                failed = nursery.cancel_scope.cancel_called
-                self._report_ended(session, "the relay failed" if failed else session.reason)
+                self._report_ended(session)
             nursery.cancel_scope.cancel()
 
     async def _watch_carriers(self, session: AgentSession) -> None:
@@ -164,8 +163,9 @@ class AttachedAgents:
         )
         logger.info("session_opened", extra={"agent": agent, "peer": peer, "session": session.session_id})
 
-    def _report_ended(self, session: AgentSession, reason: str) -> None:
+    def _report_ended(self, session: AgentSession) -> None:
         agent, session_id = session.key_id.value, session.session_id
+        reason = "the relay ended it" if session.farewell is None else session.farewell.reason
         self._on_event(SessionEnded(agent_id=agent, reason=reason, session=session_id))
         logger.info("session_closed", extra={"agent": agent, "reason": reason, "session": session_id})
 

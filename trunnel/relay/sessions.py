@@ -77,11 +77,6 @@ class AgentSession:
         """How busy it is; without a carrier, busier than any that has one."""
         return self.visitors if self.link.carriers else math.inf
 
-    @property
-    def reason(self) -> str:
-        """Why it ends."""
-        return "the relay stopped" if self.farewell is None else self.farewell.reason
-
     def enter(self) -> None:
         """Count a visitor's stream."""
         self.visitors += 1

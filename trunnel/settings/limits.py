@@ -350,7 +350,7 @@ FRAME_HEADROOM: Final = 16
 FRAME_SHARE: Final = 64 * KIB
 """Bytes of payload in one frame while other streams wait for their turn."""
 WINDOW_UPDATE_STEP: Final = 256 * KIB
-"""Bytes consumed on a stream for which an update is due, whatever its window."""
+"""Bytes consumed on a stream of a far peer for which an update is due; an eighth of a larger window."""
 READ_SLICE_MAX: Final = 256 * KIB
 """Bytes of a carrier that are parsed at once while its frames are large: bulk costs a quarter of the turns."""
 READ_FRAME_LARGE: Final = 16 * KIB

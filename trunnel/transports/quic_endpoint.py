@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, final
@@ -161,16 +161,26 @@ class QuicEndpoint:
             now = trio.current_time()
             touched: dict[QuicLink, None] = {}
             for datagram, source in socket.receive_batch():
-                link = self._by_id.get(destination_untrusted(datagram))
-                if link is None:
-                    link = self._admit_stranger(datagram, source, socket, now)
+                link = self.take_untrusted(datagram, source, socket, now)
                 if link is not None:
-                    link.receive_untrusted(datagram, source, now)
                     touched[link] = None
-            for link in touched:
-                link.settle(now)
-                if not link.spoke and link.deadline >= link.alarm:
-                    self._forget(link)  # nothing in its Initial made sense
+            self.settle(touched, now)
+
+    def take_untrusted(self, datagram: bytes, source: HostPort, socket: UdpSocket, now: float) -> QuicLink | None:
+        """Give one datagram to its connection; return that, to be settled, or None if there is none."""
+        link = self._by_id.get(destination_untrusted(datagram))
+        if link is None:
+            link = self._admit_stranger(datagram, source, socket, now)
+        if link is not None:
+            link.receive_untrusted(datagram, source, now)
+        return link
+
+    def settle(self, links: Iterable[QuicLink], now: float) -> None:
+        """Settle connections that took datagrams."""
+        for link in links:
+            link.settle(now)
+            if not link.spoke and link.deadline >= link.alarm:
+                self._forget(link)  # nothing in its Initial made sense
 
     # --- strangers ----------------------------------------------------------------------------------
 
@@ -232,14 +242,16 @@ class QuicEndpoint:
     # --- the home of the links ----------------------------------------------------------------------
 
     def issued(self, connection_id: bytes, link: QuicLink) -> None:
-        """Route datagrams to *connection_id* to *link*."""
-        self._ids[link].add(connection_id)
-        self._by_id[connection_id] = link
+        """Route datagrams to *connection_id* to *link*, unless it is gone."""
+        if link in self._ids:
+            self._ids[link].add(connection_id)
+            self._by_id[connection_id] = link
 
     def retired(self, connection_id: bytes, link: QuicLink) -> None:
         """Route them no more."""
-        self._ids[link].discard(connection_id)
-        self._by_id.pop(connection_id, None)
+        if link in self._ids and connection_id in self._ids[link]:
+            self._ids[link].remove(connection_id)
+            del self._by_id[connection_id]
 
     def completed(self, link: QuicLink) -> None:
         """Have the connection served if the client has proved a key, else close it."""

@@ -129,21 +129,24 @@ class SendingHalf(QuicStreamSender):
         frame = super().get_frame(max_size, max_offset)
         if frame is not None:
             self.served = True
-            self._ledger.unsent -= self.highest_offset - before
-            self._ledger.progress.add(self.stream_id)
+            ledger = self._ledger
+            ledger.unsent -= self.highest_offset - before
+            ledger.progress.add(self.stream_id)
         return frame
 
     def on_data_delivery(self, delivery: QuicDeliveryState, start: int, stop: int, fin: bool) -> None:
         """Free what was acknowledged; send again what was lost."""
         before = self._buffer_start
         super().on_data_delivery(delivery, start, stop, fin)
+        ledger = self._ledger
         if delivery is ACKED:
-            self._ledger.buffered -= self._buffer_start - before
-            self._ledger.progress.add(self.stream_id)
+            if self._buffer_start != before or self.is_finished:
+                ledger.buffered -= self._buffer_start - before
+                ledger.progress.add(self.stream_id)
             if self.is_finished:
-                self._ledger.wake(self.stream_id)
+                ledger.wake(self.stream_id)
         else:
-            self._ledger.wake(self.stream_id, first=True)
+            ledger.wake(self.stream_id, first=True)
 
     def reset(self, error_code: int) -> None:
         """Abort sending; what is buffered is dropped."""

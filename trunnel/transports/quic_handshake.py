@@ -104,7 +104,7 @@ class QuicCarrier:
                 await link.socket.wait_readable()
             except trio.ClosedResourceError:
                 continue  # it may have been replaced
-            take_batch_untrusted(link)
+            _take_batch(link)
 
     async def _unclog(self, pump: LinkPump) -> None:
         while not self.link.socket.closed:
@@ -114,7 +114,7 @@ class QuicCarrier:
                 continue
 
 
-def take_batch_untrusted(link: QuicLink) -> None:
+def _take_batch(link: QuicLink) -> None:
     """Give *link* the datagrams that lie in a socket of its own."""
     batch = link.socket.receive_batch()
     if batch:
@@ -184,6 +184,6 @@ async def _handshake(link: QuicLink) -> None:
             break
         with trio.move_on_at(link.deadline):
             await link.socket.wait_readable()
-            take_batch_untrusted(link)
+            _take_batch(link)
     if link.alpn != LINK_ALPN_QUIC.decode():
         raise ConnectError("the server at this port is no trunnel relay")

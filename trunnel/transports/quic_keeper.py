@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Final, Protocol, final
 
 import trio
@@ -21,26 +20,17 @@ from trunnel.errors import ErrorCode
 from trunnel.settings import limits
 from trunnel.transports.pressure import stalled_streams
 from trunnel.transports.quic_link import QuicLink
-from trunnel.transports.quic_stream import QuicStream
+from trunnel.transports.quic_receiving import Receiving
 
 _HALF: Final = limits.HEARTBEAT / 2
 """Seconds between the relay's pings to an agent that is silent."""
 
 
-class KeptSession(Protocol):
-    """What the keeper asks of its session."""
+class Abort(Protocol):
+    """Ends the session; `Session.abort`."""
 
-    @property
-    def unread(self) -> int:
-        """Bytes received and not consumed, all streams."""
-        ...
-
-    def open_streams(self) -> Collection[QuicStream]:
-        """Return the streams whose owner has not let go of them."""
-        ...
-
-    def abort(self, reason: str, *, code: ErrorCode) -> None:
-        """End the session."""
+    def __call__(self, reason: str, *, code: ErrorCode) -> None:
+        """End it."""
         ...
 
 
@@ -48,18 +38,13 @@ class KeptSession(Protocol):
 class Keeper:
     """See the module's head; `run` is one task of the session."""
 
-    __slots__ = ("_link", "_pings", "_pressed", "_session")
+    __slots__ = ("_abort", "_in", "_link", "_pings")
 
-    def __init__(self, session: KeptSession, link: QuicLink) -> None:
-        self._session = session
+    def __init__(self, link: QuicLink, receiving: Receiving, abort: Abort) -> None:
         self._link = link
+        self._in = receiving
+        self._abort = abort
         self._pings = 0
-        self._pressed = trio.Event()
-
-    def note_unread(self) -> None:
-        """Look whether the session runs out of buffer: bytes came."""
-        if self._session.unread >= limits.SESSION_PRESSURE:
-            self._pressed.set()
 
     async def run(self) -> None:
         """Keep the session until its peer is dead; returns when it is."""
@@ -68,7 +53,7 @@ class Keeper:
         while True:
             now = trio.current_time()
             if now - link.heard >= limits.DEAD_AFTER:
-                self._session.abort(f"nothing heard for {limits.DEAD_AFTER:.0f} s", code=ErrorCode.DEADLINE)
+                self._abort(f"nothing heard for {limits.DEAD_AFTER:.0f} s", code=ErrorCode.DEADLINE)
                 return
             if asks_always or now - link.heard >= limits.HEARTBEAT:
                 self._pings += 1
@@ -81,10 +66,10 @@ class Keeper:
         """Sleep until *until*; while the session is pressed, look every second."""
         with trio.move_on_at(until):
             while True:
-                await self._pressed.wait()
-                self._pressed = trio.Event()
-                while self._session.unread >= limits.SESSION_PRESSURE:
-                    taken = {stream: stream.taken for stream in self._session.open_streams()}
-                    await trio.sleep(limits.PRESSURE_LOOK)
-                    for stream in stalled_streams(self._session.open_streams(), taken):
-                        stream.reset(ErrorCode.SLOW_CONSUMER)
+                while self._in.unread < limits.SESSION_PRESSURE:
+                    self._in.pressed = trio.Event()
+                    await self._in.pressed.wait()
+                taken = {stream: stream.taken for stream in self._in.streams.values()}
+                await trio.sleep(limits.PRESSURE_LOOK)
+                for stream in stalled_streams(self._in.streams.values(), taken):
+                    stream.reset(ErrorCode.SLOW_CONSUMER)

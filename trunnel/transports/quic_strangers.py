@@ -105,10 +105,8 @@ class Doorkeeper:
         version = int.from_bytes(datagram[1:5], "big")
         if version not in VERSIONS:
             return _negotiation_untrusted(datagram) if version else None  # 0 is itself a Version Negotiation
-        header = _header_untrusted(datagram)
-        if header is None or header.packet_type is not QuicPacketType.INITIAL:
-            return None
-        if len(header.destination_cid) < INITIAL_CONNECTION_ID_MIN:
+        header = _initial_untrusted(datagram)
+        if header is None:
             return None
         if header.token:
             return self._returning(header, source, now)
@@ -142,12 +140,14 @@ class Doorkeeper:
         )
 
 
-def _header_untrusted(datagram: bytes) -> QuicHeader | None:
-    """Return the header of a datagram's first packet, None if it makes no sense."""
+def _initial_untrusted(datagram: bytes) -> QuicHeader | None:
+    """Return the header of a datagram's first packet, if that is a client's Initial."""
     try:
-        return pull_quic_header(Buffer(data=datagram), CONNECTION_ID_LENGTH)
+        header = pull_quic_header(Buffer(data=datagram), CONNECTION_ID_LENGTH)
     except ValueError:
         return None
+    is_initial = header.packet_type is QuicPacketType.INITIAL
+    return header if is_initial and len(header.destination_cid) >= INITIAL_CONNECTION_ID_MIN else None
 
 
 def _negotiation_untrusted(datagram: bytes) -> Reply:

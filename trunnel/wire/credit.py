@@ -53,13 +53,15 @@ class ReceiveWindow:
         """Bytes the peer may have in flight and unread."""
         budget.grant(self.size)
 
-    @property
-    def step(self) -> int:
-        """Bytes of credit that are worth an update: half of a small window, an eighth of a large one.
+    def step(self, round_trip: float) -> int:
+        """Return how many bytes of credit are worth an update: half of a window, less of a large one far away.
 
         A sender that waits for half of a window is idle for part of each
-        round trip: 3 MiB would fill 77 % of 200 Mbit/s at 100 ms.
+        round trip: 3 MiB would fill 77 % of 200 Mbit/s at 100 ms.  Nearby the
+        round trip is nothing, and each update costs both ends a turn.
         """
+        if round_trip <= limits.ROUND_TRIP_FLOOR:
+            return self.size // 2
         return max(self.size // 8, min(self.size // 2, limits.WINDOW_UPDATE_STEP))
 
     def consumed(self, amount: int, *, unread: int, now: float, round_trip: float) -> int:

@@ -269,7 +269,7 @@ class YamuxSession:
         stream.returned += amount
         if unread is not None:
             stream.returned += stream.window.consumed(amount, unread=unread, now=now, round_trip=self.round_trip)
-        if stream.returned >= stream.window.step:
+        if stream.returned >= stream.window.step(self.round_trip):
             stream.receive_left += stream.returned
             self.output.frame(FrameType.WINDOW_UPDATE, 0, stream_id, stream.returned)
             stream.returned = 0
