@@ -8,14 +8,13 @@ the ledger of what is buffered is exact.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tests.transports.quic_wire import CLIENT, Wire
 from trunnel.settings import limits
 from trunnel.transports.quic_credit import CreditedConnection
 from trunnel.transports.quic_guard import GuardedConnection
-
-logging.getLogger("quic").setLevel(logging.CRITICAL)
-logging.getLogger("trunnel.transports.quic_guard").setLevel(logging.CRITICAL)
 
 OPENED = 3
 """Streams that the relay's end opens before the noise comes."""
@@ -24,6 +23,21 @@ ANSWER_MAX = 64 * limits.KIB
 """Bytes that one packet of a peer makes us send at most."""
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what hostile bytes have logged out of the way."""
+    loggers = [logging.getLogger(name) for name in ("quic", "trunnel.transports.quic_guard")]
+    levels = [each.level for each in loggers]
+    try:
+        for each in loggers:
+            each.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
+
+
+@quiet()
 def fuzz_quic_payload(data: bytes) -> None:
     """The first bit chooses the end; then packets, each a length and a payload."""
     if not data:
@@ -60,6 +74,7 @@ def _check(end: CreditedConnection) -> None:
     assert all(0 <= end.room(stream_id) <= limits.QUIC_UNSENT_STREAM for stream_id in table)
 
 
+@quiet()
 def fuzz_quic_datagram(data: bytes) -> None:
     """Whatever a stranger sends, before and after the handshake."""
     for connect in (False, True):

@@ -2,6 +2,7 @@
 
 Every scenario of a round runs in turn, so that what the machine does besides
 hits all alike; figures are medians over rounds, with the spread beside them.
+A ratio is that of one round's figures.
 """
 
 from __future__ import annotations
@@ -11,85 +12,54 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from trunnel.identity.certstore import LeafStore
-from trunnel.identity.keys import IdentityKey
-from trunnel.names import Hostname
+from scripts.bench.programs import Tunnel, background, line_of, python, run
+from trunnel.settings import limits
 from trunnel.version import VERSION
 
 RESULTS = Path("bench/results")
 MB = 1_000_000
 MIB = 1 << 20
-TIMEOUT = 300.0
+
+Figures = dict[str, float]
+"""What a scenario measured, by name."""
+
+RATIOS = {
+    "h2 / bare hyper-h2": ("h2 passthrough, MB/s", "bare hyper-h2, MB/s"),
+    "yamux / h2": ("yamux passthrough, MB/s", "h2 passthrough, MB/s"),
+    "h2 / bare TLS on the same path": ("h2 passthrough, MB/s", "bare TLS passthrough, MB/s"),
+    "yamux / bare TLS on the same path": ("yamux passthrough, MB/s", "bare TLS passthrough, MB/s"),
+    "quic passthrough / aioquic in memory": ("quic passthrough, MB/s", "aioquic in memory, MB/s"),
+    "quic session / aioquic in memory": ("quic session, MB/s", "aioquic in memory, MB/s"),
+    "quic session, 1,000 streams / 1": ("quic session, 1,000 streams, MB/s", "quic session, MB/s"),
+    "aioquic in memory, 1,000 streams / 1": ("aioquic in memory, 1,000 streams, MB/s", "aioquic in memory, MB/s"),
+}
 
 
-def python(module: str, *arguments: object) -> list[str]:
-    """Return the command that runs a module of this package."""
-    return [sys.executable, "-m", f"scripts.bench.{module}", *map(str, arguments)]
+@dataclass(frozen=True)
+class Size:
+    """How much is moved and how often."""
+
+    rounds: int
+    tcp: int
+    """Bytes over TCP carriers."""
+    quic: int
+    """Bytes over QUIC."""
+    seconds: float
+    """Of an exchange."""
 
 
-@contextmanager
-def background(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """Run a program until the end of the block."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.communicate(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def line_of(process: subprocess.Popen[str]) -> str:
-    """Return the next line that a program prints."""
-    if process.stdout is None:
-        raise AssertionError("programs are started with a pipe")
-    line = process.stdout.readline()
-    if not line:
-        raise SystemExit(f"{process.args!r} ended with {process.wait()}")
-    return line
-
-
-def event_of(process: subprocess.Popen[str], kind: str) -> dict[str, object]:
-    """Return the next event of *kind*."""
-    while True:
-        event = json.loads(line_of(process))
-        if event["event"] == kind:
-            return dict(event)
-
-
-class Tunnel:
-    """A relay, an agent and an origin; all with default settings and limits on."""
-
-    def __init__(self, stack: ExitStack, folder: Path, amount: int) -> None:
-        leaf = LeafStore(folder / "origin", IdentityKey.generate()).leaf([Hostname("origin")], now=datetime.now(UTC))
-        trunnel = [sys.executable, "-m", "trunnel"]
-        serve = ["serve", "--json", "--api-port", "0", "--pub-port", "0", "--state-dir", str(folder / "relay")]
-        relay = stack.enter_context(background([*trunnel, *serve]))
-        listening = event_of(relay, "listening")
-        agents, visitors = listening["agents"], listening["visitors"]
-        if not isinstance(agents, list) or not isinstance(visitors, list):
-            raise TypeError("addresses come as lists")
-        self.port = int(visitors[0].rpartition(":")[2])
-        origin = stack.enter_context(background(python("origin", leaf.path, leaf.path.with_suffix(".key"), amount)))
-        where = ["--server", agents[0], "--state-dir", str(folder / "agent")]
-        expose = ["expose", line_of(origin).strip(), "--json", "--tls-passthrough", *where]
-        agent = stack.enter_context(background([*trunnel, *expose]))
-        self.host = str(event_of(agent, "ready")["hostname"])
-
-
-def run(command: list[str]) -> str:
-    """Run a program to its end and return what it printed."""
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT).stdout
+FULL = Size(rounds=7, tcp=512 * MIB, quic=64 * MIB, seconds=5.0)
+QUICK = Size(rounds=3, tcp=96 * MIB, quic=12 * MIB, seconds=1.5)
+IDLE = 999
+"""Streams open beside the busy one."""
 
 
 def rate(printed: str, amount: int) -> float:
@@ -100,76 +70,97 @@ def rate(printed: str, amount: int) -> float:
     return int(total) / float(seconds) / MB
 
 
-def bare_h2(amount: int) -> float:
-    """Two hyper-h2 connections, one stream."""
-    with background(python("bare_h2", "receive")) as receiver:
-        port = line_of(receiver).strip()
-        run(python("bare_h2", "send", port, amount))
-        return rate(line_of(receiver), amount)
-
-
 def percentile(values: list[float], share: float) -> float:
     """Return a percentile."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-def scenarios(tunnel: Tunnel, amount: int, seconds: float) -> dict[str, Callable[[], float]]:
-    """Return what a round measures, in order."""
-    port, host = tunnel.port, tunnel.host
+def bare_h2(size: Size) -> Figures:
+    """Two hyper-h2 connections, one stream."""
+    with background(python("bare_h2", "receive")) as receiver:
+        port = line_of(receiver).strip()
+        run(python("bare_h2", "send", port, size.tcp))
+        return {"bare hyper-h2, MB/s": rate(line_of(receiver), size.tcp)}
 
-    def download() -> float:
+
+def quic_pair(size: Size) -> Figures:
+    """One QUIC session over loopback, with one stream and with a thousand."""
+    with background(python("quic_pair", "relay", 0, IDLE)) as relay:
+        port = line_of(relay).strip()
+        with background(python("quic_pair", "agent", port, size.quic)):
+            one, many = (rate(line_of(relay), size.quic // 2) for _ in range(2))
+    return {"quic session, MB/s": one, "quic session, 1,000 streams, MB/s": many}
+
+
+def aioquic_in_memory(size: Size) -> Figures:
+    """Two plain aioquic connections, with one stream and with a thousand."""
+    one, many = json.loads(run(python("memory_quic", size.quic, IDLE, limits.QUIC_DATAGRAM)))
+    return {"aioquic in memory, MB/s": one, "aioquic in memory, 1,000 streams, MB/s": many}
+
+
+def downloads(tunnel: Tunnel, size: Size) -> Figures:
+    """One download over each transport, and over bare TLS on the same path."""
+
+    def download(port: int | str, host: str, amount: int) -> float:
         return rate(run(python("visitor", "download", port, host, amount)), amount)
 
-    def exchange() -> list[float]:
-        return list(json.loads(run(python("visitor", "exchange", port, host, seconds))))
+    figures = {"bare TLS passthrough, MB/s": download(tunnel.bare_port, "bare", size.tcp)}
+    for transport, host in tunnel.hosts.items():
+        amount = size.quic if transport == "quic" else size.tcp
+        figures[f"{transport} passthrough, MB/s"] = download(tunnel.port, host, amount)
+    return figures
 
-    def idle_p99() -> float:
-        return 1000 * percentile(exchange(), 0.99)
 
-    def beside_bulk_p99() -> float:
-        """An exchange and downloads, one after the other, share one session."""
-        with background(python("visitor", "keep-downloading", port, host, amount)) as bulk:
-            line_of(bulk)
-            return 1000 * percentile(exchange(), 0.99)
+def latencies(tunnel: Tunnel, size: Size) -> Figures:
+    """An exchange alone, and one that shares the session with downloads, one after the other."""
+    port, host = tunnel.port, tunnel.hosts["h2"]
 
-    return {
-        "bare hyper-h2, MB/s": lambda: bare_h2(amount),
-        "h2 passthrough, MB/s": download,
-        "exchange idle p99, ms": idle_p99,
-        "exchange beside bulk p99, ms": beside_bulk_p99,
-    }
+    def exchange() -> float:
+        return 1000 * percentile(json.loads(run(python("visitor", "exchange", port, host, size.seconds))), 0.99)
+
+    idle = exchange()
+    with background(python("visitor", "keep-downloading", port, host, size.tcp)) as bulk:
+        line_of(bulk)
+        return {"h2 exchange idle p99, ms": idle, "h2 exchange beside bulk p99, ms": exchange()}
 
 
 def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
-    quick = parser.parse_args().quick
-    rounds, amount, seconds = (3, 128 * MIB, 2.0) if quick else (7, 512 * MIB, 5.0)
+    size = QUICK if parser.parse_args().quick else FULL
     figures: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="trunnel-bench-") as folder, ExitStack() as stack:
-        tunnel = Tunnel(stack, Path(folder), amount)
-        measures = scenarios(tunnel, amount, seconds)
-        for number in range(rounds):
-            for name, measure in measures.items():
-                figures.setdefault(name, []).append(measure())
-                print(f"round {number + 1}/{rounds}: {name} {figures[name][-1]:.1f}", file=sys.stderr, flush=True)
-    report(figures, rounds=rounds, amount=amount)
+        tunnel = Tunnel(stack, Path(folder))
+        scenarios: list[Callable[[], Figures]] = [
+            lambda: bare_h2(size),
+            lambda: downloads(tunnel, size),
+            lambda: aioquic_in_memory(size),
+            lambda: quic_pair(size),
+            lambda: latencies(tunnel, size),
+        ]
+        for number in range(size.rounds):
+            for measure in scenarios:
+                for name, figure in measure().items():
+                    figures.setdefault(name, []).append(figure)
+                    print(f"round {number + 1}/{size.rounds}: {name} {figure:.1f}", file=sys.stderr, flush=True)
+    report(figures, size)
 
 
-def report(figures: dict[str, list[float]], *, rounds: int, amount: int) -> None:
+def report(figures: dict[str, list[float]], size: Size) -> None:
     """Print the table and write the raw figures."""
-    pairs = zip(figures["h2 passthrough, MB/s"], figures["bare hyper-h2, MB/s"], strict=True)
-    figures["h2 passthrough / bare hyper-h2"] = [tunnel / bare for tunnel, bare in pairs]
+    for name, (above, below) in RATIOS.items():
+        figures[name] = [one / other for one, other in zip(figures[above], figures[below], strict=True)]
     machine = f"{platform.system()} {platform.release()}, {os.cpu_count()} cores, CPython {platform.python_version()}"
     now = datetime.now(UTC)
-    print(f"trunnel {VERSION}, {now:%Y-%m-%d}, {machine}; {rounds} rounds of {amount // MIB} MiB")
-    print(f"{'':34}{'median':>10}{'min':>10}{'max':>10}")
+    amounts = f"{size.tcp // MIB} MiB over TCP, {size.quic // MIB} MiB over QUIC in datagrams of {limits.QUIC_DATAGRAM}"
+    print(f"trunnel {VERSION}, {now:%Y-%m-%d}, {machine}; {size.rounds} rounds of {amounts}")
+    print(f"{'':40}{'median':>10}{'min':>10}{'max':>10}")
     for name, values in figures.items():
-        print(f"{name:34}{statistics.median(values):10.2f}{min(values):10.2f}{max(values):10.2f}")
+        print(f"{name:40}{statistics.median(values):10.2f}{min(values):10.2f}{max(values):10.2f}")
     RESULTS.mkdir(parents=True, exist_ok=True)
-    raw = {"version": VERSION, "date": now.isoformat(), "machine": machine, "rounds": rounds, "figures": figures}
+    raw = {"version": VERSION, "date": now.isoformat(), "machine": machine, "rounds": size.rounds, "figures": figures}
     (RESULTS / f"{now:%Y%m%d-%H%M%S}.json").write_text(json.dumps(raw, indent=1))
 
 

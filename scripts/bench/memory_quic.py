@@ -1,4 +1,6 @@
-"""Two aioquic connections in memory: `python -m scripts.bench.memory_quic BYTES IDLE DATAGRAM` prints MB/s, one JSON list.
+"""Two aioquic connections in memory: `python -m scripts.bench.memory_quic BYTES IDLE DATAGRAM`.
+
+Prints megabytes a second, one JSON list.
 
 First with one stream, then with IDLE idle ones beside it, for plain aioquic as
 it is: the limit that our QUIC carrier is held against, and what it makes of
@@ -14,7 +16,6 @@ import sys
 from aioquic.quic.connection import QuicConnection
 
 from scripts.bench.bare_quic import Pair
-
 
 
 def speed(amount: int, idle: int, datagram: int) -> float:

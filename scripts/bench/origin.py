@@ -1,8 +1,8 @@
-"""The benchmark's origin, a process of its own: `python -m scripts.bench.origin CERT KEY BYTES`.
+"""The benchmark's origin, a process of its own: `python -m scripts.bench.origin CERT KEY`.
 
 TLS by the standard library, blocking sockets, a thread a connection: as little
-of the machine as possible.  A visitor that says `go` gets BYTES; what another
-says is echoed.  Prints its port.
+of the machine as possible.  A visitor that says `go BYTES` gets so many; what
+another says is echoed.  Prints its port.
 """
 
 from __future__ import annotations
@@ -13,24 +13,26 @@ import sys
 import threading
 
 BLOCK = 256 * 1024
-GO = b"go"
+GO = b"go "
 
 
-def serve(connection: ssl.SSLSocket, amount: int) -> None:
+def serve(connection: ssl.SSLSocket) -> None:
     """Serve one visitor."""
     chunk = connection.recv(65536)
-    if chunk == GO:
+    if chunk.startswith(GO):
+        amount = int(chunk.removeprefix(GO))
         block = bytes(BLOCK)
-        for _ in range(amount // BLOCK):
-            connection.sendall(block)
-    while chunk and chunk != GO:
+        for start in range(0, amount, BLOCK):
+            connection.sendall(block[: amount - start])
+        return
+    while chunk:
         connection.sendall(chunk)
         chunk = connection.recv(65536)
 
 
 def main() -> None:
     """Listen and serve until killed."""
-    certificate, key, amount = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    certificate, key = sys.argv[1:]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -39,7 +41,7 @@ def main() -> None:
     def one(raw: socket.socket) -> None:
         try:
             with context.wrap_socket(raw, server_side=True) as tls:
-                serve(tls, amount)
+                serve(tls)
         except OSError:
             return
 

@@ -29,7 +29,7 @@ def connect(port: int, host: str) -> ssl.SSLSocket:
 def download(port: int, host: str, amount: int) -> None:
     """Fetch and count."""
     with connect(port, host) as tls:
-        tls.sendall(b"go")
+        tls.sendall(b"go %d" % amount)
         buffer = bytearray(65536)
         total = tls.recv_into(buffer)
         print("started", flush=True)

@@ -43,6 +43,7 @@ BATCH = 64
 """Packets read from one side before the other has its turn."""
 WALK_LEAST = 0.05
 """Seconds, at least, between two turns of the walk of the delay."""
+COUNTED: tuple[str, ...] = ("packets", "bytes", "dropped", "reordered", "duplicated", "corrupted")
 UDP = 17
 UDP_HEADER = 8
 PROTOCOL_AT = 9
@@ -74,7 +75,7 @@ class Direction:
 
     def __init__(self, sink: int, seed: int) -> None:
         self.behaviour = Behaviour()
-        self.counts = dict.fromkeys(("packets", "bytes", "dropped", "reordered", "duplicated", "corrupted"), 0)
+        self.counts: dict[str, int] = dict.fromkeys(COUNTED, 0)
         self._sink = sink
         self._chance = random.Random(seed)
         self._due: list[tuple[float, int, bytes]] = []

@@ -30,6 +30,8 @@ CANARY_LIMIT = 15.0
 ATTEMPTS_MAX = 15
 """Attempts of one agent until it is back: doubling waits of up to a minute leave no room for more."""
 LOOK = 0.1
+NOTICED = 30.0
+"""Seconds in which the herd has noticed that the relay is gone."""
 
 
 class Herd:
@@ -57,7 +59,7 @@ class Herd:
         """Wait until so many are connected; returns the seconds that took, infinity if it did not come to that."""
         begun = trio.current_time()
         with trio.move_on_after(within):
-            while self.connected < share * self.size:
+            while self.connected < share * self.size:  # noqa: ASYNC110 - other processes are looked at
                 await trio.sleep(LOOK)
             return trio.current_time() - begun
         return float("inf")
@@ -119,8 +121,8 @@ async def stampede(lab: Lab, herd: Herd, agent: Agent, prober: Canary) -> Return
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(visit)
-        while herd.connected > herd.size // 2 and trio.current_time() < killed + 30:
-            await trio.sleep(LOOK)  # until the loss was noticed
+        while herd.connected > herd.size // 2 and trio.current_time() < killed + NOTICED:  # noqa: ASYNC110 - as above
+            await trio.sleep(LOOK)
         await herd.until_connected(RETURNED, within=RETURN_LIMIT)
         back.seconds = trio.current_time() - killed
     back.relay_cpu = cpu_seconds(lab.relay.pid) - idle_cpu

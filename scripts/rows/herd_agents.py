@@ -20,6 +20,7 @@ import sys
 import time
 from collections import Counter
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -46,7 +47,12 @@ SOURCE: ContextVar[str] = ContextVar("SOURCE")
 class Sources(trio.abc.SocketFactory):
     """Makes TCP sockets that are bound to the running agent's address."""
 
-    def socket(self, family: int = socket.AF_INET, type: int = socket.SOCK_STREAM, proto: int = 0) -> trio.socket.SocketType:  # noqa: A002, E501 - trio's names
+    def socket(
+        self,
+        family: int = socket.AF_INET,
+        type: int = socket.SOCK_STREAM,  # noqa: A002 - trio's name
+        proto: int = 0,
+    ) -> trio.socket.SocketType:
         """Make a socket."""
         sock = socket.socket(family, type, proto)
         if family == socket.AF_INET and type == socket.SOCK_STREAM:
@@ -133,9 +139,7 @@ async def main(server: str, relay_id: str, count: int, transport: str, folder: P
         nursery.start_soon(recount, herd)
         nursery.start_soon(report, herd)
         for number in range(count):
-            agent = Agent(
-                origin, settings, IdentityKey.generate(), on_event=lambda event, number=number: herd.hear(number, event)
-            )
+            agent = Agent(origin, settings, IdentityKey.generate(), on_event=partial(herd.hear, number))
             nursery.start_soon(live, agent, f"127.0.6.{number % SOURCES + 1}")
             await trio.sleep(RAMP)
 

@@ -116,6 +116,11 @@ class HostileAgent:
             while len(self.streams) < streams and self.ended is None:
                 await self._news.wait()
 
+    async def until_ended(self) -> None:
+        """Wait until the relay has ended the connection."""
+        while self.ended is None:
+            await self._news.wait()
+
     async def greet(self) -> control.Welcome:
         """Say hello; returns the relay's welcome."""
         await self.until(1)
@@ -133,11 +138,12 @@ class HostileAgent:
     def packet(self, payload: bytes) -> bytes:
         """Return a datagram with *payload* as its frames, encrypted with the connection's keys."""
         connection = self.connection
-        number = connection._packet_number
-        connection._packet_number += 1
-        header = bytes([0x41]) + connection._peer_cid.cid + (number & 0xFFFF).to_bytes(2, "big")
+        number = connection._packet_number  # noqa: SLF001 - forged packets need what aioquic keeps to itself
+        connection._packet_number += 1  # noqa: SLF001
+        header = bytes([0x41]) + connection._peer_cid.cid + (number & 0xFFFF).to_bytes(2, "big")  # noqa: SLF001
         if self._keys is None:
-            self._keys = copy.copy(connection._cryptos[Epoch.ONE_RTT].send)  # aioquic forgets its own at the end
+            keys = connection._cryptos[Epoch.ONE_RTT].send  # noqa: SLF001
+            self._keys = copy.copy(keys)  # aioquic forgets its own at the end
         return bytes(self._keys.encrypt_packet(header, payload.ljust(4, b"\0"), number))
 
     async def forge(self, frames: Iterable[bytes]) -> int:
@@ -154,15 +160,14 @@ class HostileAgent:
 
     def credit_of(self, stream_id: int) -> int:
         """Return the offset up to which the relay lets us send on a stream of its own."""
-        stream = self.connection._streams.get(stream_id)
-        return self.connection._remote_max_stream_data_bidi_local if stream is None else stream.max_stream_data_remote
+        return self.connection._streams[stream_id].max_stream_data_remote  # noqa: SLF001
 
 
 @asynccontextmanager
 async def hostile_agent(lab: Lab, *, source: str = SOURCE) -> AsyncIterator[tuple[HostileAgent, control.Welcome]]:
     """Connect to the real relay; yields the connection, and the relay's welcome."""
     connection = QuicConnection(configuration=client_configuration(IdentityKey.generate()))
-    streams = connection._local_max_streams_bidi
+    streams = connection._local_max_streams_bidi  # noqa: SLF001
     streams.value = streams.sent = STREAMS
     relay = ("127.0.0.1", lab.agents_port)
     with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as socket:

@@ -45,8 +45,7 @@ def hello_to(hostname: str) -> bytes:
 async def ended(agent: HostileAgent) -> str:
     """Wait a moment for the end, and say how the relay ended the connection."""
     with trio.move_on_after(ENDING):
-        while agent.ended is None:
-            await trio.sleep(0.05)
+        await agent.until_ended()
     return "NOT ended" if agent.ended is None else f"ended {agent.ended.error_code:#x} {agent.ended.reason_phrase!r}"
 
 

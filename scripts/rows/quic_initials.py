@@ -23,7 +23,8 @@ LOOK = 0.2
 @row(
     "LOAD-16",
     limit=f"{RATE} Initials/s: Retry from {limits.QUIC_HALF_OPEN_RETRY} half-open on, RSS ≤ +10 MB, CPU ≤ "
-    f"{100 * CPU_SHARE:.0f} % of a core, agents keep their sessions, bytes out ≤ {AMPLIFICATION:.0f} × in for any address",
+    f"{100 * CPU_SHARE:.0f} % of a core, agents keep their sessions, for any address bytes out ≤ "
+    f"{AMPLIFICATION:.0f} times those in",
 )
 async def initial_flood() -> Outcome:
     """5,000 forged Initials a second for 30 s, beside agents on QUIC and HTTP/2 that serve a canary."""
@@ -34,7 +35,9 @@ async def initial_flood() -> Outcome:
         agents = [await lab.start_agent(origin, "--transport", name, name=name) for name in ("quic", "h2")]
         for agent in agents:
             await lab.visit(agent)
-        attack = lab.start([sys.executable, "-m", "scripts.rows.initials", str(lab.agents_port), str(RATE), str(seconds)])
+        attack = lab.start(
+            [sys.executable, "-m", "scripts.rows.initials", str(lab.agents_port), str(RATE), str(seconds)]
+        )
         await attack.event("begun")
         used, before, begun = cpu_seconds(lab.relay.pid), rss_kib(lab.relay.pid), time.monotonic()
         peak, visits = before, 0
@@ -49,8 +52,9 @@ async def initial_flood() -> Outcome:
     retries, others, worst = int(str(done["retries"])), int(str(done["others"])), float(str(done["worst"]))
     rounds = 1 + seconds / limits.HANDSHAKE_TIMEOUT
     figure = (
-        f"{rate:.0f}/s for {seconds:.0f} s: {retries} Retries, {others} other answers, RSS {(peak - before) / 1024:+.1f} "
-        f"MB, CPU {100 * share:.0f} %, {lost} carriers lost, {visits} visits served, bytes out ≤ {worst:.2f} × in"
+        f"{rate:.0f}/s for {seconds:.0f} s: {retries} Retries, {others} other answers, RSS "
+        f"{(peak - before) / 1024:+.1f} MB, CPU {100 * share:.0f} %, {lost} carriers lost, {visits} visits served, "
+        f"bytes out ≤ {worst:.2f} times those in"
     )
     good = rate >= RATE * 0.95 and peak - before <= RSS_KIB and share <= CPU_SHARE and not lost and visits > seconds
     proved = retries > 0 and others <= rounds * limits.QUIC_HALF_OPEN_RETRY * FLIGHT

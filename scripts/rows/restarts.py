@@ -51,8 +51,7 @@ class Held:
     def within(self, before: Held) -> bool:
         """Whether this is no growth."""
         return (
-            self.descriptors <= before.descriptors + MORE_DESCRIPTORS
-            and self.rss_kib <= before.rss_kib * MORE_MEMORY
+            self.descriptors <= before.descriptors + MORE_DESCRIPTORS and self.rss_kib <= before.rss_kib * MORE_MEMORY
         )
 
 
@@ -85,11 +84,18 @@ class Customer:
     async def until_served(self, since: float) -> None:
         """Wait for a download that began after *since*."""
         with trio.move_on_after(RETURN_TIMEOUT):
-            while self.began <= since:
+            while self.began <= since:  # noqa: ASYNC110 - a visit takes longer than the pause
                 await trio.sleep(PAUSE)
             self.back.append(trio.current_time() - since)
             return
         self.back.append(float("inf"))
+
+
+def departed(customer: Customer) -> str:
+    """Say how an agent's process ended, if it has."""
+    program = customer.agent.program
+    status = program.process.poll()
+    return "" if status is None else f"{customer.transport} with {status}: {program.events[-3:]}"
 
 
 async def kill_and_restart(lab: Lab) -> tuple[float, float]:
@@ -104,8 +110,8 @@ async def kill_and_restart(lab: Lab) -> tuple[float, float]:
 
 @row(
     "HOST-03",
-    limit=f"kill -9 under traffic: listening ≤ {LISTEN_LIMIT:.0f} s, every agent back each time, ≤ {RETURN_LIMIT:.0f} s; "
-    f"then ≤ +{MORE_DESCRIPTORS} descriptors, RSS ≤ +{100 * (MORE_MEMORY - 1):.0f} %",
+    limit=f"kill -9 under traffic: listening ≤ {LISTEN_LIMIT:.0f} s, every agent back each time, ≤ "
+    f"{RETURN_LIMIT:.0f} s; then ≤ +{MORE_DESCRIPTORS} descriptors, RSS ≤ +{100 * (MORE_MEMORY - 1):.0f} %",
     timeout=TIMES * (STABLE + RETURN_TIMEOUT),
 )
 async def restarts() -> Outcome:
@@ -130,8 +136,11 @@ async def restarts() -> Outcome:
                     for customer in customers:
                         returning.start_soon(customer.until_served, killed)
                 await trio.sleep(STABLE)
-            after = [Held.by(customer.agent.program.pid) for customer in customers]
+            gone = [said for said in map(departed, customers) if said]
+            after = [] if gone else [Held.by(customer.agent.program.pid) for customer in customers]
             visiting.cancel_scope.cancel()
+        if gone:
+            return Outcome(passed=False, figure=f"agents that ended: {'; '.join(gone)}")
     figures = [f"{times} restarts, listening after {statistics.median(listening):.1f} s (worst {max(listening):.1f})"]
     good = max(listening) <= LISTEN_LIMIT
     for customer, old, new in zip(customers, before, after, strict=True):

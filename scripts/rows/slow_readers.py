@@ -124,7 +124,7 @@ async def observe(lab: Lab, agent: Agent, transfer: Transfer) -> Observed:
     """Watch both processes until the pause is over."""
     seen = Observed()
     relay, agents = rss_kib(lab.relay.pid), rss_kib(agent.program.pid)
-    while transfer.taken < transfer.pause_at:
+    while transfer.taken < transfer.pause_at:  # noqa: ASYNC110 - the processes are looked at all the while
         await trio.sleep(LOOK)
     over = trio.current_time() + transfer.pause
     settled: int | None = None

@@ -1,4 +1,7 @@
-"""A relay by script: it speaks control messages over sessions in memory, and does what a test says."""
+"""A relay by script: it speaks control messages over sessions in memory, and does what a test says.
+
+Dials take virtual seconds: tests of this relay take `autojump_clock`.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from trunnel.errors import ConnectError, ErrorCode, SessionClosed, TrunnelError
 from trunnel.identity.trust import TrustDecision, TrustKind
 from trunnel.names import KeyId, ServerAddress
 from trunnel.settings import limits
+from trunnel.streams.copy import Counter
 from trunnel.transports.base import Peer, Session, SessionStatistics, Stream
 from trunnel.transports.control_stream import ControlStream
 from trunnel.transports.memory import MemorySession, memory_session_pair
@@ -205,7 +209,7 @@ class FarRelay:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(channel.run_writer)
                 await self._listen(far, channel, nursery)
-        except* SessionClosed:
+        except* (SessionClosed, trio.BrokenResourceError):
             pass  # the agent has left
 
     async def _listen(self, far: FarCarrier, channel: ControlStream, nursery: trio.Nursery) -> None:
@@ -376,3 +380,12 @@ async def keeping(
 def refused() -> ConnectError:
     """Return the failure of a dial that a retry may mend."""
     return ConnectError("connection refused")
+
+
+def have_visitors(kept: Keeping, count: int) -> None:
+    """Let *count* visitors be served."""
+    visits = kept.attachment.visits
+    for name in tuple(visits.open):
+        visits.leave(name)
+    for number in range(count):
+        visits.enter(str(number), Counter())

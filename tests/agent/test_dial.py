@@ -1,56 +1,155 @@
-"""From an address to a relay that is who it should be; failures have plain reasons."""
+"""From an address to a relay that is who it should be, over each transport; failures have plain reasons."""
 
 from __future__ import annotations
 
+import gc
+import sys
 from pathlib import Path
 
 import pytest
 import trio
 
+from tests.agent.proxies import SmallProxy, listening
 from tests.agent.stage import closed_port
 from tests.tunnels import PATIENCE, house
-from trunnel.agent.dial import Dialler
+from trunnel.agent.choices import Choices
+from trunnel.agent.dial import Dialler, open_carrier
+from trunnel.agent.reach import Reach
+from trunnel.agent.resolve import Resolver
 from trunnel.clock import utc_now
 from trunnel.errors import ConnectError, RelayIdentityError
-from trunnel.identity.contexts import link_client_context
 from trunnel.identity.keys import IdentityKey, link_certificate
 from trunnel.identity.knownrelays import KnownRelays
 from trunnel.identity.trust import TrustPolicy
 from trunnel.names import KeyId, ServerAddress
-from trunnel.transports.alpn import LINK_ALPN_H2
+from trunnel.settings import limits
+from trunnel.settings.agent import TransportChoice
+from trunnel.settings.via import ViaAddress, ViaKind
+from trunnel.transports.selection import TransportKind
+
+H2, QUIC = TransportKind.H2, TransportKind.QUIC
+EVERY = list(TransportKind)
 
 
-def dialler(folder: Path, port: int, pin: KeyId | None = None) -> Dialler:
+def dialler(folder: Path, port: int, pin: KeyId | None = None, *, via: ViaAddress | None = None) -> Dialler:
     key = IdentityKey.generate()
     return Dialler(
-        server=ServerAddress("127.0.0.1", port),
-        context=link_client_context(key, link_certificate(key, now=utc_now()), alpn=[LINK_ALPN_H2]),
+        ServerAddress("127.0.0.1", port),
+        key=key,
+        certificate=link_certificate(key, now=utc_now()),
         policy=TrustPolicy(pin=pin, ca=None, tofu=False, strict=False),
         known=KnownRelays(folder / "known_relays"),
+        resolver=Resolver(),
+        via=via,
     )
 
 
-async def test_a_relay_that_is_trusted_gives_a_carrier(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", EVERY)
+async def test_a_relay_that_is_trusted_gives_a_carrier(tmp_path: Path, kind: TransportKind) -> None:
     async with house(tmp_path) as home:
-        carrier = await dialler(tmp_path, home.relay.agents_port).dial()
+        dialling = dialler(tmp_path, home.relay.agents_port)
+        carrier = await dialling.dial(kind)
+        assert carrier.transport is kind
         assert carrier.trust.relay_id == home.relay.relay_id
         assert carrier.address == home.relay.agents[0]
-        carrier.stream.abort()
+        assert dialling.last_address == "127.0.0.1"
+        carrier.abort()
 
 
-async def test_another_key_than_the_pinned_one_is_no_relay(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", EVERY)
+async def test_a_carrier_is_opened_as_a_session_of_its_transport(tmp_path: Path, kind: TransportKind) -> None:
     async with house(tmp_path) as home:
+        carrier = await dialler(tmp_path, home.relay.agents_port).dial(kind)
+        async with open_carrier(carrier, window_max=limits.STREAM_WINDOW_MAX) as session:
+            assert session.transport == kind.value
+            assert session.peer.key_id == home.relay.relay_id
+            with trio.fail_after(PATIENCE):
+                await session.accept_stream()  # the relay's control stream
+            carrier.abort()  # as `CarrierKeeper` does with one that did not join
+        assert session.closed is not None
+
+
+@pytest.mark.parametrize("kind", EVERY)
+async def test_another_key_than_the_pinned_one_is_no_relay(tmp_path: Path, kind: TransportKind) -> None:
+    async with house(tmp_path) as home:
+        dialling = dialler(tmp_path, home.relay.agents_port, IdentityKey.generate().key_id)
         with pytest.raises(RelayIdentityError):
-            await dialler(tmp_path, home.relay.agents_port, IdentityKey.generate().key_id).dial()
+            await dialling.dial(kind)
+        assert dialling.last_address is None
 
 
 async def test_nobody_there_is_worth_a_retry(tmp_path: Path) -> None:
     with pytest.raises(ConnectError, match="refused") as raised:
-        await dialler(tmp_path, await closed_port()).dial()
+        await dialler(tmp_path, await closed_port()).dial(H2)
     assert raised.value.retryable
 
 
 async def test_the_visitors_port_is_no_relay(tmp_path: Path) -> None:
     async with house(tmp_path) as home:
         with trio.fail_after(PATIENCE), pytest.raises(ConnectError):
-            await dialler(tmp_path, home.relay.visitors_port).dial()
+            await dialler(tmp_path, home.relay.visitors_port).dial(H2)
+
+
+async def test_through_a_proxy_the_relays_address_is_the_proxys_affair(tmp_path: Path) -> None:
+    async with house(tmp_path) as home:
+        relay = ServerAddress("127.0.0.1", home.relay.agents_port)
+        async with listening(SmallProxy({str(relay): relay}).http) as place:
+            via = ViaAddress(kind=ViaKind.HTTP, address=place)
+            dialling = dialler(tmp_path, relay.port, home.relay.relay_id, via=via)
+            carrier = await dialling.dial(H2)
+            assert carrier.trust.relay_id == home.relay.relay_id
+            assert carrier.address == str(relay)
+            assert dialling.last_address is None
+            carrier.abort()
+
+
+@pytest.mark.parametrize("kind", EVERY)
+async def test_a_dial_that_is_cancelled_leaves_no_carrier(tmp_path: Path, kind: TransportKind) -> None:
+    """At whatever step: a socket that stays open is an error (ResourceWarning)."""
+    cancelled = 0
+    async with house(tmp_path) as home:
+        for steps in (0, 1, 2, 4, 8, 16, 32, 64, 128):
+            with trio.CancelScope() as scope:
+
+                async def dial(steps: int = steps, scope: trio.CancelScope = scope) -> None:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(_cancel_after, steps, scope)
+                        carrier = await dialler(tmp_path, home.relay.agents_port).dial(kind)
+                        carrier.abort()
+
+                await dial()
+            cancelled += scope.cancelled_caught
+        gc.collect()
+    assert cancelled > 3
+
+
+async def _cancel_after(steps: int, scope: trio.CancelScope) -> None:
+    for _ in range(steps):
+        await trio.lowlevel.checkpoint()
+    scope.cancel()
+
+
+# --- without aioquic -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have an installation without aioquic."""
+    for name in [name for name in sys.modules if name.startswith(("aioquic", "trunnel.transports.quic"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "aioquic", None)  # importing it fails
+
+
+async def test_without_aioquic_quic_is_a_dial_that_failed(tmp_path: Path, lean: None) -> None:
+    with pytest.raises(ConnectError, match="QUIC is not installed here") as raised:
+        await dialler(tmp_path, await closed_port()).dial(QUIC)
+    assert isinstance(raised.value.__cause__, ImportError)
+
+
+async def test_without_aioquic_tcp_takes_over_at_once_and_says_why(tmp_path: Path, lean: None) -> None:
+    async with house(tmp_path, quic=False) as home:
+        dialling = dialler(tmp_path, home.relay.agents_port)
+        chosen = await Reach(dialling, TransportChoice.AUTO, Choices(tmp_path / "choices")).first()
+        assert chosen.transport is H2
+        assert chosen.why.startswith("HTTP/2 over TLS on TCP: UDP failed (QUIC is not installed here")
+        chosen.value.abort()

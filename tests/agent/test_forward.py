@@ -21,6 +21,7 @@ from tests.agent.stage import (
     terminator,
 )
 from tests.streams.bench import read_to_end
+from trunnel.agent.forward import Visits
 from trunnel.agent.origin import Origin
 from trunnel.errors import ConnectError, ErrorCode
 from trunnel.names import Target
@@ -41,18 +42,6 @@ from trunnel.wire.proxyprotocol import StreamKind, visitor_preface
             visitor_preface(visitor=VISITOR, local=LOCAL, authority=NAME, alpn=None, stream="s"),
             ErrorCode.UNKNOWN_ENDPOINT,
         ),
-        (
-            visitor_preface(
-                visitor=VISITOR,
-                local=LOCAL,
-                authority=NAME,
-                alpn=None,
-                stream="s",
-                endpoint=NAME,
-                kind=StreamKind.CANARY,
-            ),
-            ErrorCode.REFUSED_STREAM,
-        ),
     ],
 )
 async def test_a_stream_that_is_not_for_us_is_reset_with_its_reason(preface: bytes, code: ErrorCode) -> None:
@@ -61,6 +50,18 @@ async def test_a_stream_that_is_not_for_us_is_reset_with_its_reason(preface: byt
         stream = await play.open(preface)
         assert await read_to_end(stream) == (b"", End.RESET)
         assert stream.reset_code is code
+        assert play.events == []
+
+
+async def test_a_challenge_is_refused_by_who_ends_tls_here() -> None:
+    """It is for the origin's certificate, and there is none."""
+    challenge = visitor_preface(
+        visitor=VISITOR, local=LOCAL, authority=NAME, alpn=None, stream="s", endpoint=NAME, kind=StreamKind.CHALLENGE
+    )
+    async with stage(origin_that_must_not_be_called, terminator=terminator()) as play:
+        stream = await play.open(challenge)
+        assert await read_to_end(stream) == (b"", End.RESET)
+        assert stream.reset_code is ErrorCode.REFUSED_STREAM
         assert play.events == []
 
 
@@ -105,6 +106,68 @@ def test_no_preface_makes_the_agent_fail_or_dial(preface: bytes) -> None:
             assert stream.reset_code in {ErrorCode.BAD_PREFACE, ErrorCode.UNKNOWN_ENDPOINT, ErrorCode.REFUSED_STREAM}
 
     trio.run(play_once)
+
+
+# --- canaries ----------------------------------------------------------------------------------------
+
+CANARY = visitor_preface(visitor=None, local=None, authority=None, alpn=None, stream="c", kind=StreamKind.CANARY)
+
+
+@pytest.mark.parametrize("said", [b"", b"token", b"x" * limits.CANARY_BYTES_MAX])
+async def test_a_canary_gets_back_what_it_says(said: bytes) -> None:
+    """No origin, no TLS, no event, no visitor: only the way to here is examined."""
+    visits = Visits()
+    async with stage(origin_that_must_not_be_called, terminator=terminator(), visits=visits) as play:
+        stream = await play.open(CANARY + said)
+        await stream.send_eof()
+        assert await read_to_end(stream) == (said, End.FIN)
+        assert play.events == []
+        assert visits.peak == 0
+
+
+async def test_a_canary_may_come_in_single_bytes() -> None:
+    async with stage(origin_that_must_not_be_called) as play:
+        stream = await play.open(b"")
+        for octet in CANARY + b"token":
+            await stream.send_all(bytes([octet]))
+            await trio.testing.wait_all_tasks_blocked()
+        await stream.send_eof()
+        assert await read_to_end(stream) == (b"token", End.FIN)
+
+
+async def test_nothing_comes_back_before_a_canary_has_ended() -> None:
+    """A token that crossed half of the way proves nothing of the end."""
+    async with stage(origin_that_must_not_be_called) as play:
+        stream = await play.open(CANARY + b"token")
+        await trio.testing.wait_all_tasks_blocked()
+        assert stream.unread == 0  # type: ignore[attr-defined]
+
+
+async def test_a_canary_that_says_too_much_is_reset() -> None:
+    """Whether or not it has ended."""
+    async with stage(origin_that_must_not_be_called) as play:
+        stream = await play.open(CANARY + b"x" * (limits.CANARY_BYTES_MAX + 1))
+        assert await read_to_end(stream) == (b"", End.RESET)
+        assert stream.reset_code is ErrorCode.ENHANCE_YOUR_CALM
+
+
+async def test_a_canary_that_does_not_end_is_a_deadline(autojump_clock: trio.testing.MockClock) -> None:
+    async with stage(origin_that_must_not_be_called) as play:
+        stream = await play.open(CANARY + b"token")
+        assert await read_to_end(stream) == (b"", End.RESET)
+        assert stream.reset_code is ErrorCode.DEADLINE
+        assert trio.current_time() == pytest.approx(limits.CANARY_TIMEOUT)
+
+
+async def test_a_canary_that_is_taken_back_harms_nobody() -> None:
+    async with origin_of(echo) as origin, stage(origin) as play:
+        canary = await play.open(CANARY + b"tok")
+        await trio.testing.wait_all_tasks_blocked()
+        canary.reset(ErrorCode.CANCEL)
+        stream = await play.open()
+        await stream.send_all(b"hello")
+        await stream.send_eof()
+        assert await read_to_end(stream) == (b"hello", End.FIN)
 
 
 # --- passing TLS through ---------------------------------------------------------------------------
@@ -177,17 +240,18 @@ async def test_cancelled_at_any_moment_nothing_is_left_open(ticks: int) -> None:
 
 async def test_live_figures_are_there_while_a_stream_is_open() -> None:
     """By stream id, gone with the stream."""
-    counters: dict[str, object] = {}
-    async with origin_of(echo) as origin, stage(origin, counters=counters) as play:
+    visits = Visits()
+    async with origin_of(echo) as origin, stage(origin, visits=visits) as play:
         stream = await play.open()
         await stream.send_all(b"12345")
         assert await stream.receive_some() == b"12345"
-        (counter,) = counters.values()
-        assert (counter.left_bytes, counter.right_bytes) == (5, 5)  # type: ignore[attr-defined]
+        assert list(visits.open) == ["stream-1"]
+        counter = visits.open["stream-1"]
+        assert (counter.left_bytes, counter.right_bytes) == (5, 5)
         await stream.send_eof()
         await read_to_end(stream)
         await play.closed()
-        assert counters == {}
+        assert (visits.open, visits.peak) == ({}, 1)
 
 
 async def test_an_origin_that_says_nothing_is_cut_by_the_settings_deadline() -> None:

@@ -11,13 +11,18 @@ import trunnel
 from tests.tunnels import PATIENCE, Gate, House, greet, house, read_to_end
 from trunnel.errors import RejectCode
 from trunnel.identity.keys import IdentityKey
+from trunnel.settings.agent import TransportChoice
 
 
-async def test_a_visitor_is_served_by_a_handler_in_this_program(tmp_path: Path) -> None:
-    async with house(tmp_path) as home, trunnel.open_tunnel(greet, settings=home.agent_settings()) as tunnel:
+@pytest.mark.parametrize("transport", [word for word in TransportChoice if word is not TransportChoice.AUTO])
+async def test_a_visitor_is_served_by_a_handler_in_this_program(tmp_path: Path, transport: TransportChoice) -> None:
+    async with (
+        house(tmp_path) as home,
+        trunnel.open_tunnel(greet, settings=home.agent_settings(transport=transport)) as tunnel,
+    ):
         hostname = f"{tunnel.agent_id}.localhost"
         assert tunnel.url == f"https://{hostname}:{home.relay.visitors_port}"
-        assert tunnel.transport == "h2"
+        assert tunnel.transport == transport.value
         assert await home.ask(hostname) == hostname.encode()
 
 

@@ -7,6 +7,7 @@ is skipped with the reason that the lab itself prints.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,15 +23,15 @@ from tests.peers import absent
 from tests.rules.sources import ROOT
 
 Sink = tuple[int, int]
-"""The reading and the writing end of a pipe that keeps packets apart."""
+"""The reading and the writing end of something that keeps packets apart."""
 
 
 @pytest.fixture
 def sink() -> Iterator[Sink]:
-    ends = os.pipe2(os.O_NONBLOCK | os.O_DIRECT)
-    yield ends
-    for end in ends:
-        os.close(end)
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with near, far:
+        near.setblocking(False)
+        yield near.fileno(), far.fileno()
 
 
 def arrived(sink: Sink) -> list[bytes]:
@@ -43,7 +44,8 @@ def arrived(sink: Sink) -> list[bytes]:
 
 
 def packets(count: int) -> list[bytes]:
-    return [bytes([0x45, *bytes(8), 6, *bytes(10), number]) for number in range(count)]
+    header = bytes([0x45, *bytes(8), 6, *bytes(10)])
+    return [header + bytes([number]) * 64 for number in range(count)]
 
 
 def test_the_wire_holds_packets_for_the_delay_and_keeps_their_order(sink: Sink) -> None:
@@ -60,7 +62,7 @@ def test_the_wire_holds_packets_for_the_delay_and_keeps_their_order(sink: Sink) 
 
 def test_the_wire_sends_no_faster_than_its_rate_and_drops_what_its_queue_cannot_hold(sink: Sink) -> None:
     direction = Direction(sink[1], seed=1)
-    direction.behaviour = Behaviour(rate=8 * 21, queue=4 * 21)
+    direction.behaviour = Behaviour(rate=8 * 84, queue=4 * 84)
     for packet in packets(10):
         direction.admit(packet, 0.0)
     direction.release(2.5)
@@ -74,11 +76,13 @@ def test_the_wire_doubles_reorders_and_changes_as_often_as_it_counts(sink: Sink)
     direction = Direction(sink[1], seed=7)
     direction.behaviour = Behaviour(delay=0.004, duplicate=0.2, reorder=0.2, corrupt=0.2)
     sent = packets(200)
+    found: list[bytes] = []
     for number, packet in enumerate(sent):
         direction.admit(packet, number / 1000)
         direction.release(number / 1000)
+        found += arrived(sink)
     direction.release(10.0)
-    found = arrived(sink)
+    found += arrived(sink)
     assert len(found) - len(sent) == direction.counts["duplicated"] > 0
     assert len({*found} - {*sent}) == direction.counts["corrupted"] > 0
     assert found != sorted(found)

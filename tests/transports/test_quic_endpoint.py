@@ -18,7 +18,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from tests.transports.conformance import open_pair
 from tests.transports.quic_pairs import RawAgent, Relay, credentials_of, quic_agent, quic_relay
 from tests.transports.test_quic import exchange
-from trunnel.errors import ConnectError
+from trunnel.errors import ConnectError, ErrorCode
 from trunnel.settings import limits
 from trunnel.transports.quic_configuration import client_configuration
 from trunnel.transports.quic_endpoint import CERTIFICATE_REQUIRED, NO_APPLICATION_PROTOCOL
@@ -276,6 +276,31 @@ async def test_a_relay_that_stops_says_goodbye() -> None:
             with trio.fail_after(1):
                 for agent in (one, two):
                     assert "said goodbye" in (await agent.wait_closed()).reason
+
+
+async def test_a_goodbye_that_was_lost_is_said_again() -> None:
+    """Whoever goes on after our CONNECTION_CLOSE hears it again, ever more rarely, long after the rest is forgotten."""
+    async with quic_relay() as relay:
+        with RawAgent(relay.address, configuration()) as agent:
+            await agent.until(events.HandshakeCompleted)
+            agent.send()
+            session = await relay.session()
+            await settled(relay)
+            session.abort("lost on its way", code=ErrorCode.DEADLINE)
+            with trio.fail_after(5):
+                while relay.endpoint.statistics().connections:
+                    await settled(relay)
+            agent.socket.receive_batch()
+            for number in range(9):
+                agent.quic.send_ping(number)
+                agent.send()
+            await settled(relay)
+            heard = [octets for octets, _ in agent.socket.receive_batch()]
+            assert len(heard) == len({1, 2, 4, 8})
+            assert len(set(heard)) == 1
+            agent.quic.receive_datagram(heard[0], relay.address, trio.current_time())
+            ended = await agent.until(events.ConnectionTerminated)
+            assert (ended.error_code, ended.reason_phrase) == (ErrorCode.DEADLINE, "lost on its way")
 
 
 async def test_large_datagrams_work_where_both_ends_agree() -> None:

@@ -91,6 +91,19 @@ async def test_touched_links_are_settled_once_a_turn(autojump_clock: trio.testin
     assert other.settled == []
 
 
+async def test_a_turn_has_an_end() -> None:
+    """However many links are due, others get their turn after `LINKS_PER_TURN`."""
+    now = trio.current_time()
+    pump, links = papers(*[now] * 100, *[math.inf] * 100)
+    for link in links[100:]:
+        pump.touch(link)  # type: ignore[arg-type]
+    settled: list[object] = []
+    while turn := list(pump._due(now)):
+        assert len(turn) <= limits.LINKS_PER_TURN
+        settled += turn
+    assert len(settled) == len(set(settled)) == len(links)
+
+
 async def test_what_is_over_is_not_settled_again(autojump_clock: trio.testing.MockClock) -> None:
     start = trio.current_time()
     pump, (link,) = papers(start + 1)

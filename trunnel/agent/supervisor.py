@@ -236,7 +236,7 @@ class Supervisor:
         try:
             await first_canary(attachment, self._on_event)
             self._serving_since = trio.current_time()
-            self._announce_transport(attachment, chosen.transport, chosen.why)
+            self._announce_transport(attachment, chosen.transport.value, chosen.why)
             self._announce(attachment)
             self._keeper = CarrierKeeper(
                 attachment,

@@ -364,6 +364,8 @@ DATAGRAM_MAX: Final = 2_048
 """Bytes read of one datagram; QUIC ones have at most 1,452 on an Ethernet path."""
 DATAGRAM_BATCH: Final = 64
 """Datagrams taken from a socket in one turn, about 5 ms of work; then everybody else gets a turn."""
+LINKS_PER_TURN: Final = 64
+"""Connections whose timers and writes are seen to in one turn, likewise."""
 DATAGRAM_BACKLOG: Final = 1_024
 """Datagrams kept for a socket whose send buffer is full; more are lost, as UDP may."""
 QUIC_DATAGRAM: Final = 1_200
@@ -381,6 +383,8 @@ QUIC_ROOM_MIN: Final = 16 * KIB
 """Bytes of room for which a waiting sender is woken, unless no more room is to come: fewer turns."""
 QUIC_AGENT_STREAMS: Final = 1
 """Streams that an agent may have open at once: relays open the streams, an agent only says "no more"."""
+QUIC_GONE_IDS: Final = 4_096
+"""Ids of closed connections for which our CONNECTION_CLOSE is kept, in case it was lost: 1 MiB."""
 QUIC_PENDING_EVENTS: Final = 1_024
 """Events kept of a connection that nobody has opened a session on yet."""
 QUIC_REASON_MAX: Final = 100
@@ -478,7 +482,7 @@ QUIC_UNSENT_FLOOR: Final = 16 * KIB
 QUIC_EMPTY_STREAM: Final = 1
 """Bytes of a stream without content: its opener writes one octet, so that the peer learns of it."""
 QUIC_TURN_MAX: Final = 32
-"""Streams that may share one packet."""
+"""Streams that may share one packet.  Their control frames always fit: aioquic stops writing at one that does not."""
 QUIC_RANGES_MAX: Final = 256
 """Gaps in what was received of one stream; a 3 MiB window at 10 % loss has as many.  Each costs time for every
 frame behind it, and 120 bytes; 256 keep a frame under 20 us (LOAD-15)."""

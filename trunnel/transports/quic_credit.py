@@ -259,8 +259,6 @@ class CreditedConnection(GuardedConnection):
         """Return the datagrams to send now, with their addresses."""
         asked, used = self._ack_eliciting_sent_since_receipt, self._remote_max_data_used
         datagrams = super().datagrams_to_send(now)
-        while self._table.control_waiting and (more := super().datagrams_to_send(now)):
-            datagrams += more  # aioquic ends at the first frame for which a packet has no place
         if self._remote_max_data_used != used:
             self._table.guard.sent(self._remote_max_data_used - used)
         if self._ack_eliciting_sent_since_receipt and not asked:

@@ -16,6 +16,8 @@ What a stranger can cause (RFC 9000 §8, §21; LOAD-16):
   forgotten without a word: its address may be forged.
 - A connection without a client certificate is closed with certificate_required
   before any stream; with one, its key is proved, and `serve` takes over.
+- Who goes on with a connection that we have closed hears our CONNECTION_CLOSE
+  again: it was lost.  The last `QUIC_GONE_IDS` ids are kept for that.
 - No datagram raises, and none is logged: they are counted (`statistics`).
 """
 
@@ -37,7 +39,7 @@ from trunnel.transports.alpn import LINK_ALPN_QUIC
 from trunnel.transports.quic_configuration import QuicCredentials, server_configuration
 from trunnel.transports.quic_credit import CreditedConnection
 from trunnel.transports.quic_handshake import QuicCarrier
-from trunnel.transports.quic_link import LinkPump, QuicLink
+from trunnel.transports.quic_link import Farewell, LinkPump, QuicLink
 from trunnel.transports.quic_strangers import Doorkeeper, Newcomer, Reply, destination_untrusted
 
 NO_APPLICATION_PROTOCOL: Final = 0x178
@@ -102,6 +104,7 @@ class QuicEndpoint:
         "_configuration",
         "_counts",
         "_doorkeeper",
+        "_gone",
         "_half_open",
         "_ids",
         "_pump",
@@ -129,6 +132,7 @@ class QuicEndpoint:
         self._pump = LinkPump()
         self._by_id: dict[bytes, QuicLink] = {}
         self._ids: dict[QuicLink, set[bytes]] = {}
+        self._gone: dict[bytes, Farewell] = {}  # ids of connections that we have closed, the oldest first
         self._half_open: dict[QuicLink, _HalfOpen] = {}
         self._unproved: Counter[str] = Counter()
         self._accepting = True
@@ -168,7 +172,11 @@ class QuicEndpoint:
 
     def take_untrusted(self, datagram: bytes, source: HostPort, socket: UdpSocket, now: float) -> QuicLink | None:
         """Give one datagram to its connection; return that, to be settled, or None if there is none."""
-        link = self._by_id.get(destination_untrusted(datagram))
+        destination = destination_untrusted(datagram)
+        link = self._by_id.get(destination)
+        if link is None and destination in self._gone:
+            self._gone[destination].receive_untrusted(datagram, source, now)  # says goodbye again
+            return None
         if link is None:
             link = self._admit_stranger(datagram, source, socket, now)
         if link is not None:
@@ -283,6 +291,10 @@ class QuicEndpoint:
         self._leave_half_open(link)
         for connection_id in self._ids.pop(link, ()):
             self._by_id.pop(connection_id, None)
+            if link.farewell is not None:
+                self._gone[connection_id] = link.farewell
+        while len(self._gone) > limits.QUIC_GONE_IDS:
+            del self._gone[next(iter(self._gone))]
 
 
 async def serve_quic(

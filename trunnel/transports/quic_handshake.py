@@ -55,8 +55,7 @@ class QuicCarrier:
     def abort(self, reason: str = "", *, code: ErrorCode = ErrorCode.CANCEL) -> None:
         """Say goodbye and let go, without waiting.  Idempotent."""
         self.link.close(code, reason)
-        if self._pump is not None:
-            self.link.socket.close()
+        self._leave()
 
     async def aclose(self) -> None:
         """Say goodbye and let go."""
@@ -94,6 +93,13 @@ class QuicCarrier:
                 finally:
                     nursery.cancel_scope.cancel()
         finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Close a socket of our own; nobody will be there to say goodbye again, so it is said twice."""
+        if self._pump is not None and not self.link.socket.closed:
+            if self.link.farewell is not None:
+                self.link.farewell.repeat()
             self.link.socket.close()
 
     async def _read(self) -> None:

@@ -25,7 +25,7 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from heapq import heappop, heappush
-from itertools import count
+from itertools import count, islice
 from typing import Protocol, final
 
 import trio
@@ -35,7 +35,7 @@ from aioquic.quic.packet import QuicErrorCode
 from trunnel.errors import ErrorCode
 from trunnel.settings import limits
 from trunnel.streams.listen import HostPort
-from trunnel.streams.udp import UdpSocket
+from trunnel.streams.udp import Datagram, UdpSocket
 from trunnel.transports.quic_credit import CreditedConnection
 
 
@@ -80,6 +80,28 @@ class LinkHome(Protocol):
 
 
 @final
+class Farewell:
+    """Our CONNECTION_CLOSE, said again to a peer that goes on: it was lost (RFC 9000 §10.2.1)."""
+
+    __slots__ = ("_datagrams", "_heard", "_socket")
+
+    def __init__(self, datagrams: list[Datagram], socket: UdpSocket) -> None:
+        self._datagrams = datagrams
+        self._socket = socket
+        self._heard = 0
+
+    def receive_untrusted(self, _datagram: bytes, _source: HostPort, _now: float) -> None:
+        """Answer the first, second, fourth, eighth … datagram; a peer that only floods hears ever less."""
+        self._heard += 1
+        if self._heard & (self._heard - 1) == 0:
+            self.repeat()
+
+    def repeat(self) -> None:
+        """Say it again."""
+        self._socket.send(self._datagrams)
+
+
+@final
 class QuicLink:
     """See the module's head."""
 
@@ -94,6 +116,7 @@ class QuicLink:
         "completed",
         "connection",
         "deadline",
+        "farewell",
         "heard",
         "over",
         "scheduled",
@@ -113,6 +136,8 @@ class QuicLink:
         self._owner: LinkOwner | None = None
         self._kept: deque[events.QuicEvent] = deque()
         self._told = False  # the owner knows that the connection ends
+        self.farewell: Farewell | None = None
+        """Our CONNECTION_CLOSE, once it was sent."""
         self.heard = trio.current_time()
         """When the last datagram for this connection came."""
         self.alarm = math.inf
@@ -138,7 +163,10 @@ class QuicLink:
     def receive_untrusted(self, datagram: bytes, source: HostPort, now: float) -> None:
         """Take one datagram; `settle` must follow before the next wait."""
         self.heard = now
-        self.connection.receive_datagram(datagram, source, now)
+        if self.farewell is not None:
+            self.farewell.receive_untrusted(datagram, source, now)
+        else:
+            self.connection.receive_datagram(datagram, source, now)
 
     def touch(self) -> None:
         """Have the link settled at the pump's next turn: something was written to the connection."""
@@ -166,6 +194,8 @@ class QuicLink:
         elif datagrams := self.connection.datagrams_to_send(now):
             self.spoke = True
             self.socket.send(datagrams)
+            if self.connection.ending is not None:
+                self.farewell = Farewell(datagrams, self.socket)
 
     def close(self, code: int, reason: str, *, frame_type: int | None = None) -> None:
         """Send CONNECTION_CLOSE, now if the socket takes it.  Only the first close counts.
@@ -283,9 +313,13 @@ class LinkPump:
                 self.touch(link)
 
     def _due(self, now: float) -> Iterable[QuicLink]:
-        """Return some links to settle now: those that were touched, and those whose time has come."""
-        due, self._touched = self._touched, {}
-        while self._timers and self._timers[0][0] <= now:
+        """Return some links to settle now: of those that were touched, and of those whose time has come."""
+        due = dict.fromkeys(islice(self._touched, limits.LINKS_PER_TURN))
+        for link in due:
+            del self._touched[link]
+        if self._touched:
+            self._wake.set()
+        while self._timers and self._timers[0][0] <= now and len(due) < limits.LINKS_PER_TURN:
             _, _, link = heappop(self._timers)
             link.scheduled.pop()
             if link.deadline <= now:

@@ -154,11 +154,3 @@ class StreamTable(dict[int, QuicStream]):
         sender = sending_half(stream)
         sender.served = False
         return sender.sendable(stream.max_stream_data_remote, credit) > 0 and not stream.is_blocked
-
-    @property
-    def control_waiting(self) -> bool:
-        """Whether frames other than bytes of streams may wait that did not fit the last packet."""
-        if self.announcing:
-            return True
-        stream = self.get(self._waiting[0]) if self._waiting else None
-        return stream is not None and (stream.receiver.stop_pending or stream.sender.reset_pending)
