@@ -14,8 +14,8 @@ import trio.testing
 from OpenSSL import SSL
 
 import trunnel
-from trunnel.agent.runner import run_agent
 from trunnel.agent.agent import Agent
+from trunnel.agent.runner import run_agent
 from trunnel.events import Event
 from trunnel.names import Hostname
 from trunnel.streams.tls import TlsRole, TlsStream

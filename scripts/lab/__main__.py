@@ -21,7 +21,7 @@ from scripts.lab import scenarios_ends, scenarios_life, scenarios_loss, scenario
 from scripts.lab.hosts import absent_programs, sweep
 from scripts.lab.table import ROWS, Case, Row, run_row
 
-SIDE_BY_SIDE = 10
+SIDE_BY_SIDE = 6
 REMEDY = "apt install nftables iproute2 procps conntrack"
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -77,6 +77,7 @@ def main() -> int:
     if (reason := unable()) is not None:
         print(f"lab: skipped: {reason}")
         return 1 if os.environ.get("TRUNNEL_NO_SKIP", "0") not in ("", "0") else 0
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     sweep()
     status = INTERRUPTED

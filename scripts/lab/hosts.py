@@ -5,7 +5,8 @@
 
 `net` is the network between the two: a router that forwards, loses, rewrites.
 Its link to the relay is a veth pair, or the two ends of a `wire`.  No link
-leads out of the three namespaces, so no packet leaves them.
+leads out of the three namespaces, so no packet leaves them.  TCP runs CUBIC, as on
+most systems, whatever this machine prefers: under loss, BBR is another world.
 
 Names carry the id of the process that made them.  A network takes its
 namespaces away when it ends; those of a process that was killed are taken
@@ -43,6 +44,8 @@ ROAMED = "10.81.3.2"
 ROAMED_GATEWAY = "10.81.3.1"
 RELAY = "10.81.2.2"
 RELAY_IPV6 = "fd81:2::2"
+CUBIC = "congctl cubic"
+"""On routes, because a namespace may not set what is not allowed to everybody."""
 COMMAND_TIMEOUT = 20.0
 """Seconds for one command of ip, nft or tc; they take milliseconds."""
 CLONE_NEWNET = 0x40000000
@@ -147,7 +150,7 @@ class Network:
             await self.ip(host, "link set lo up")
         await self.sysctl("net", net__ipv4__ip_forward=1, net__ipv6__conf__all__forwarding=1)
         await self.ip("agent", f"addr add {AGENT}/24 dev eth0", "addr add fd81:1::2/64 dev eth0 nodad")
-        await self.ip("agent", "link set eth0 up", f"route add default via {GATEWAY}")
+        await self.ip("agent", "link set eth0 up", f"route add default via {GATEWAY} {CUBIC}")
         await self.ip("agent", "route add ::/0 via fd81:1::1")
         await self.ip("net", f"addr add {GATEWAY}/24 dev agent0", "addr add fd81:1::1/64 dev agent0 nodad")
         await self.ip("net", "link set agent0 up", f"addr add {ROAMED_GATEWAY}/24 dev agent1", "link set agent1 up")
@@ -161,7 +164,7 @@ class Network:
         await self.ip("net", f"addr add 10.81.2.1/24 dev {near}", f"addr add fd81:2::1/64 dev {near} nodad")
         await self.ip("net", f"link set {near} up")
         await self.ip("relay", f"addr add {RELAY}/24 dev {far}", f"addr add {RELAY_IPV6}/64 dev {far} nodad")
-        await self.ip("relay", f"link set {far} up", "route add default via 10.81.2.1")
+        await self.ip("relay", f"link set {far} up", f"route add default via 10.81.2.1 {CUBIC}")
         await self.ip("relay", "route add ::/0 via fd81:2::1")
         await self.single_packets("relay", far)
         await self.single_packets("net", near)
@@ -180,7 +183,7 @@ class Network:
         """Move the agent to another network: address and link gone, others there, a new default route."""
         await self.ip("agent", f"addr del {AGENT}/24 dev eth0", "link set eth0 down")
         await self.ip("agent", f"addr add {ROAMED}/24 dev eth1", "link set eth1 up")
-        await self.ip("agent", f"route add default via {ROAMED_GATEWAY}")
+        await self.ip("agent", f"route add default via {ROAMED_GATEWAY} {CUBIC}")
 
     def down(self) -> None:
         """Take away what `up` made; does nothing the second time."""

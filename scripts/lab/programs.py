@@ -45,7 +45,7 @@ class Program:
     def __init__(self, command: Sequence[str], log: IO[bytes]) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TRUNNEL_")}
         environment |= {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
-        command = ["setpriv", "--pdeathsig", "TERM", *command]  # it ends with the thread that starts it: the main one
+        command = ["setpriv", "--pdeathsig", "KILL", *command]  # it ends with the thread that starts it: the main one
         self._process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=log, env=environment, cwd=ROOT)
         self._heard = trio.Event()
         self._ended = False

@@ -62,7 +62,7 @@ async def half_open(case: Case) -> Outcome:
         healed = time.monotonic()
         await faults.heal(net)
         back = await scene.serving(agent, healed, wait=2 * BACK_LIMIT)
-    late = max(ends) - marked if len(ends) == IN_FLIGHT else float("inf")
+    late = max(0.0, max(ends) - marked) if len(ends) == IN_FLIGHT else float("inf")
     figure = (
         f"offline after {marked - cut:.1f} s, visitors closed {1000 * late:.0f} ms later, back {back:.1f} s after heal"
     )

@@ -7,7 +7,7 @@ import time
 
 import trio
 
-from scripts.lab.hosts import GATEWAY, RELAY, network
+from scripts.lab.hosts import CUBIC, GATEWAY, RELAY, network
 from scripts.lab.programs import AGENTS_PORT, Agent, Program, Stage, stage
 from scripts.lab.roads import H2
 from scripts.lab.table import Case, Outcome, row
@@ -93,7 +93,7 @@ async def in_trouble(scene: Stage) -> Outcome:
         await trio.sleep(1)
     threads = agent.program.threads
     await net.ip("relay", f"addr del {RELAY}/24 dev eth0")
-    await net.ip("relay", "route replace default via 10.81.2.1")
+    await net.ip("relay", f"route replace default via 10.81.2.1 {CUBIC}")
     await names.answer("answer", a=[MOVED])
     await names.reconnect("new IP", agent)
     return Outcome(names.good and threads <= THREADS_LIMIT, f"{', '.join(names.figures)}, {threads} threads")

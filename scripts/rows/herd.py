@@ -150,16 +150,19 @@ async def thundering_herd(transport: str, size: int) -> Outcome:
         reasons = [program.events[-1]["reasons"] for program in herd.programs]
         attempts, most = sum(herd.latest("attempts")), max(herd.latest("attempts_max"))
         rejected = sum(herd.latest("rejected"))
+        verdict = prober.p99
+        verdicts = (
+            f"verdict p99 {1000 * verdict:.0f} ms, median {1000 * prober.median:.1f} ({len(prober.latencies)} probes, "
+            f"{prober.failures} failed{prober.errors})"
+        )
     figure = (
         f"{herded} of {size} {transport} agents (gathered in {gathered:.0f} s; relay at rest {100 * load:.0f} % of a "
         f"core): 99 % back {back.seconds:.1f} s after the kill (listening after {back.listening:.1f}), "
-        f"verdict p99 {1000 * prober.p99:.0f} ms, median {1000 * prober.median:.1f} "
-        f"({len(prober.latencies)} probes, {prober.failures} failed {prober.errors}), "
-        f"canary back {back.canary:.1f} s, {rejected:.0f} rejected, {attempts / size:.1f} attempts an agent "
+        f"{verdicts}, canary back {back.canary:.1f} s, {rejected:.0f} rejected, {attempts / size:.1f} attempts an agent "
         f"(most {most:.0f}), relay {1000 * back.relay_cpu / size:.2f} ms and agent "
         f"{1000 * back.herd_cpu / size:.2f} ms of CPU and {back.rss_kib / size:.0f} KiB an agent; {reasons}"
     )
-    good = herded == size and back.seconds <= RETURN_LIMIT and prober.p99 <= VERDICT_LIMIT
+    good = herded == size and back.seconds <= RETURN_LIMIT and verdict <= VERDICT_LIMIT
     return Outcome(good and back.canary <= CANARY_LIMIT and not rejected and most <= ATTEMPTS_MAX, figure)
 
 

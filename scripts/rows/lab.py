@@ -138,7 +138,7 @@ class Canary:
     @property
     def errors(self) -> str:
         """Why visits failed: each reason once."""
-        return ", ".join(sorted({str(event["error"]) for event in self._visits if "error" in event}))
+        return "".join(sorted({f", {event['error']}" for event in self._visits if "error" in event}))
 
     @property
     def p99(self) -> float:

@@ -113,6 +113,19 @@ async def test_news_that_come_just_before_the_waiting_are_not_lost(
             assert trio.current_time() == at
 
 
+async def test_news_shorten_one_wait_and_no_other(relay: FarRelay, tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The relay is away on the new network, too."""
+    relay.failing[H2] = refused()
+    async with pursuit(relay, tmp_path) as running:
+        await trio.sleep(600)
+        dials = len(relay.dials)
+        running.supervisor.network_changed()
+        with trio.move_on_after(60):
+            while len(relay.dials) < dials + 100:
+                await trio.sleep(0.1)
+        assert len(relay.dials) < dials + 100
+
+
 async def test_news_do_not_shorten_what_the_relay_asks_for(
     relay: FarRelay, tmp_path: Path, autojump_clock: MockClock
 ) -> None:

@@ -81,14 +81,18 @@ def check_memory(relay: Relay, agent: Agent) -> str:
 
 
 @pytest.mark.parametrize(
-    "size", [pytest.param(64 * MIB, id="64 MiB"), pytest.param(GIB, id="1 GiB", marks=pytest.mark.slow)]
+    ("transport", "size"),
+    [
+        *(pytest.param(transport, 64 * MIB, id=f"{transport}, 64 MiB") for transport in ("quic", "h2", "yamux")),
+        pytest.param("h2", GIB, id="h2, 1 GiB", marks=pytest.mark.slow),
+    ],
 )
 async def test_big_bodies_arrive_byte_exact_with_flat_memory(
-    programs: Programs, nursery: trio.Nursery, tmp_path: Path, size: int
+    programs: Programs, nursery: trio.Nursery, tmp_path: Path, transport: str, size: int
 ) -> None:
     """The figures are on the test's output (`-s`)."""
     relay = await programs.serve()
-    agent = await programs.expose(await serve_web(nursery, serve_bulk), relay)
+    agent = await programs.expose(await serve_web(nursery, serve_bulk), relay, "--transport", transport)
     expected = digest_of(size)
 
     started = trio.current_time()

@@ -57,7 +57,13 @@ class Caller:
     async def say(self, message: control.Message) -> control.Message:
         """Send *message* and return what is answered."""
         await self.channel.send(message)
-        return await self.channel.receive()
+        return await self.hear()
+
+    async def hear(self) -> control.Message:
+        """Return what the relay says next, its pings apart."""
+        while isinstance(message := await self.channel.receive(), control.Ping):
+            pass
+        return message
 
     async def lose(self) -> None:
         """Lose the carrier; returns once everybody has noticed."""

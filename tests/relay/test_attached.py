@@ -60,6 +60,18 @@ async def test_each_carrier_has_its_own_conversation(autojump_clock: MockClock) 
             assert await caller.say(control.Ping(number)) == control.Pong(number)
 
 
+async def test_a_carrier_that_comes_makes_the_others_prove_that_they_live(autojump_clock: MockClock) -> None:
+    """The agent may have dialled because one of them is dead, and that is noticed only where something is asked."""
+    async with front() as place:
+        first = await place.call()
+        second = await place.join(first)
+        assert await first.channel.receive() == control.Ping(0)
+        third = await place.join(first)
+        for caller in (first, second):
+            assert await caller.channel.receive() == control.Ping(0)
+        assert await third.say(control.Ping(1)) == control.Pong(1), "it is not asked itself"
+
+
 async def test_visitors_go_over_every_carrier(autojump_clock: MockClock) -> None:
     async with front() as place:
         callers = [await place.call()]
@@ -264,7 +276,7 @@ async def test_new_names_are_said_on_every_carrier(autojump_clock: MockClock) ->
         second = await place.join(first)
         place.authorize(f"{A} app")
         for caller in (first, second):
-            told = await caller.channel.receive()
+            told = await caller.hear()
             assert isinstance(told, control.Endpoints)
             assert [each.hostname for each in told.endpoints] == [NAME, f"app.{SUFFIX}"]
 
@@ -302,7 +314,7 @@ async def test_a_revoked_agent_is_told_on_every_carrier(autojump_clock: MockCloc
         place.authorize(f"{B}")
         assert place.owner(NAME) is None
         for caller in (first, second):
-            told = await caller.channel.receive()
+            told = await caller.hear()
             assert isinstance(told, control.Rejected)
             assert told.code == RejectCode.REVOKED
             await caller.lose()
@@ -369,7 +381,7 @@ async def test_an_agent_that_stops_with_a_goodbye_is_forgotten_at_once(autojump_
         started = trio.current_time()
         for caller in (first, second):
             with pytest.raises(SessionClosed, match="ended the control stream"):
-                await caller.channel.receive()
+                await caller.hear()
             await caller.lose()
         assert trio.current_time() == started
         assert place.story()[-1] == "over: the agent stopped"

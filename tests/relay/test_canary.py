@@ -134,7 +134,7 @@ async def test_a_canary_that_does_not_come_back_fails_in_time(accepts: bool, aut
         started = trio.current_time()
         await caller.channel.send(control.Probe(3))
         stream = await caller.link.accept_stream() if accepts else None
-        told = await caller.channel.receive()
+        told = await caller.hear()
         assert told == control.Probed(3, "the canary stream did not come back within 10 s")
         assert trio.current_time() - started == pytest.approx(limits.CANARY_TIMEOUT)
         stream = stream or await caller.link.accept_stream()
@@ -148,7 +148,7 @@ async def test_a_canary_whose_stream_the_agent_resets_has_failed_at_once(autojum
         started = trio.current_time()
         await caller.channel.send(control.Probe(1))
         (await caller.link.accept_stream()).reset(ErrorCode.BAD_PREFACE)
-        told = await caller.channel.receive()
+        told = await caller.hear()
         assert isinstance(told, control.Probed)
         assert told.failure
         assert trio.current_time() == started
@@ -186,7 +186,7 @@ async def test_probes_beside_the_one_under_way_are_not_answered(autojump_clock: 
         await trio.testing.wait_all_tasks_blocked()
         assert session_of(place).link.statistics().streams_open == 2
         await answer(caller, bytes)
-        assert await caller.channel.receive() == control.Probed(1)
+        assert await caller.hear() == control.Probed(1)
         place.nursery.start_soon(answer, caller, bytes)
         assert await probe(caller, 9) == control.Probed(9)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import msgspec
+import pytest
 import trio
 import trio.testing
 
-from trunnel.errors import RejectCode
+from trunnel.errors import LocalProtocolError, RejectCode
 from trunnel.names import Hostname, KeyId
 from trunnel.relay.authorized import parse_authorized
 from trunnel.relay.sessions import AgentSession, Farewell, Sessions
@@ -181,3 +183,53 @@ async def test_wait_empty_and_wait_idle_return_when_the_last_has_gone() -> None:
             place.sessions.detach(session)
         place.sessions.detach(session)
         assert len(place.sessions) == 0
+
+
+async def test_a_name_with_two_owners_is_a_bug_that_leaves_nothing_behind() -> None:
+    """Nobody could detach what was never attached."""
+    async with hall(f"{A}", f"{B}") as place:
+        other = await place.attach(B)
+        place.sessions.routes.claim([Hostname(f"{A}.two.example")], other)
+        session = await place.agent(A)
+        with pytest.raises(LocalProtocolError, match="another owner"):
+            place.sessions.attach(session)
+        assert place.sessions.all() == [other]
+        assert len(place.sessions) == 1
+        assert place.sessions.routes.names(session) == ()
+        place.sessions.detach(session)
+        assert len(place.sessions) == 1
+
+
+async def test_an_agent_without_a_carrier_is_the_last_choice() -> None:
+    async with hall(f"{A}") as place:
+        first, second = await place.attach(A, 1, share=True), await place.attach(A, 2, share=True)
+        for _ in range(3):
+            second.enter()
+        first.let_go("lost")
+        await trio.testing.wait_all_tasks_blocked()
+        assert {place.owner(f"{A}.one.example") for _ in range(4)} == {second}
+        second.let_go("lost")
+        await trio.testing.wait_all_tasks_blocked()
+        assert place.owner(f"{A}.one.example") in (first, second)
+
+
+async def test_only_the_same_key_and_instance_joins_a_session() -> None:
+    async with hall(f"{A}", f"{B}") as place:
+        session = await place.attach(A, 1)
+        registry = place.sessions
+
+        def joining(instance: int, named: str | None) -> control.Hello:
+            return msgspec.structs.replace(hello(instance), session=named)
+
+        assert registry.joined(A, joining(1, session.session_id)) is session
+        for key, asking in (
+            (B, joining(1, session.session_id)),
+            (A, joining(2, session.session_id)),
+            (A, joining(1, "s-99")),
+            (A, joining(1, None)),
+        ):
+            assert registry.joined(key, asking) is None
+        session.retire(Farewell(reason="over"))
+        refusal = registry.refusal(A, joining(1, session.session_id))
+        assert refusal is not None
+        assert refusal.code == RejectCode.DRAINING

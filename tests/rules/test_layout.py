@@ -15,6 +15,7 @@ FILE_BYTES_MAX = 512 * 1024
 TESTED_IN = {
     "trunnel/__main__.py": ("tests/e2e", "`python -m trunnel` is the command line"),
     "trunnel/settings/limits.py": ("tests", "numbers; each is tested where it is enforced"),
+    "trunnel/settings/carrier_limits.py": ("tests", "numbers; each is tested where it is enforced"),
     "trunnel/errors.py": ("tests", "classes without behaviour; each is tested where it is raised"),
     "trunnel/version.py": ("tests/rules/test_public_api.py", "one value"),
     "trunnel/settings/output.py": ("tests/settings/test_load.py", "fields only"),

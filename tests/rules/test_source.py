@@ -36,6 +36,11 @@ TASK_BOUNDARIES = {
     ("trunnel/agent/forward.py", "forward_stream"): "one visitor, at the agent",
     ("trunnel/relay/ingress.py", "_serve_connection"): "one connection, at the relay",
     ("trunnel/relay/attached.py", "_run"): "one agent's session, at the relay, in the relay's nursery",
+    ("trunnel/relay/quic.py", "serve"): "one agent's QUIC connection, at the relay",
+    (
+        "trunnel/transports/quic_guard.py",
+        "_contain",
+    ): "a library's parser on a stranger's bytes: its connection ends, the others of the socket go on",
     ("trunnel/relay/visitors.py", "_serve"): "one visitor, at the relay, in its session's nursery",
     ("trunnel/cli/main.py", "main"): "a command that does its work at once",
     ("trunnel/cli/program.py", "run_program"): "a command that runs until stopped",

@@ -35,7 +35,8 @@ def _bodies() -> Iterator[tuple[str, str, str]]:
     for module in modules("trunnel"):
         names = {name for name, _ in untrusted(module)}
         for node in module.tree.body:
-            if isinstance(node, Function | ast.ClassDef) and node.name in names:
+            declared_only = isinstance(node, ast.ClassDef) and any(name_of(base) == "Protocol" for base in node.bases)
+            if isinstance(node, Function | ast.ClassDef) and node.name in names and not declared_only:
                 yield module.path, node.name, ast.unparse(node)
 
 

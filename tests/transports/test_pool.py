@@ -48,10 +48,18 @@ async def test_a_stream_goes_to_the_carrier_with_the_fewest() -> None:
         assert {(await place(made.session, carriers))[0] for _ in range(3)} == {0, 1, 2}
 
 
+async def test_of_carriers_with_as_many_the_one_heard_last_gets_the_stream() -> None:
+    """One that died unnoticed would else get every stream that comes while both are idle."""
+    async with pool(3) as (made, carriers):
+        for heard, carrier in zip((1.0, 3.0, 2.0), carriers, strict=True):
+            carrier.near.heard = heard
+        assert [(await place(made.session, carriers))[0] for _ in range(4)] == [1, 2, 0, 1]
+
+
 async def test_a_suspect_carrier_gets_no_new_streams_while_another_answers(autojump_clock: trio.abc.Clock) -> None:
     async with pool(2) as (made, carriers):
-        silent, other = carriers
-        _, near, far = await place(made.session, carriers)
+        at, near, far = await place(made.session, carriers)
+        silent, other = carriers[at], carriers[1 - at]
         silent.near.silent_since = trio.current_time()
         await trio.sleep(limits.SUSPECT_AFTER)
         assert not is_suspect(silent.near, trio.current_time()), "not yet"
@@ -122,17 +130,17 @@ async def test_carriers_that_have_left_are_not_remembered() -> None:
 
 async def test_a_lost_carrier_breaks_its_own_streams_and_no_others() -> None:
     async with pool(2) as (made, carriers):
-        _, lost_near, lost_far = await place(made.session, carriers)
-        _, near, far = await place(made.session, carriers)
-        carriers[0].far.abort("cut")
+        lost, lost_near, lost_far = await place(made.session, carriers)
+        kept, near, far = await place(made.session, carriers)
+        carriers[lost].far.abort("cut")
         for stream in (lost_near, lost_far):
             with pytest.raises(trio.BrokenResourceError):
                 await stream.receive_some()
         await far.send_all(b"still here")
         assert await near.receive_some() == b"still here"
         await trio.testing.wait_all_tasks_blocked()
-        assert [reason.reason for reason in carriers[0].ended] == ["cut"]
-        assert made.session.carriers == [carriers[1].near]
+        assert [reason.reason for reason in carriers[lost].ended] == ["cut"]
+        assert made.session.carriers == [carriers[kept].near]
         assert made.session.closed is None
 
 
@@ -331,8 +339,7 @@ async def test_the_newest_carrier_gives_the_address_and_the_figures_are_sums() -
         made.nursery.start_soon(made.session.carry, second)
         await trio.testing.wait_all_tasks_blocked()
         assert made.session.peer == newer
-        _, near, _ = await place(made.session, [carriers[0]])
-        await near.send_all(b"12345")
+        await (await carriers[0].near.open_stream()).send_all(b"12345")
         await (await far.open_stream()).send_all(b"123")
         figures = made.session.statistics()
         assert (figures.streams_open, figures.bytes_sent, figures.bytes_received) == (2, 5, 3)

@@ -186,6 +186,8 @@ class AttachedAgents:
             channel.post(self._welcome(session))
             nursery.start_soon(channel.run_writer)
             nursery.start_soon(self._listen, session, link, channel, nursery)
+            for other in session.channels.values():
+                other.post(control.Ping(0))  # the agent may have come because that one is dead: let it be noticed
             session.channels[link] = channel
             self._report_carrier(session, link)
             closed = SessionClosed("the carrier's task was cancelled")

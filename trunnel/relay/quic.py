@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -61,15 +62,14 @@ async def serve_agents_on_quic(
                 logger.exception("connection_failed", extra={"peer": carrier.address[0]})
 
     async with trio.open_nursery() as nursery:
-        endpoint: QuicEndpoint = await nursery.start(
-            lambda task_status: serve_quic(
-                sockets,
-                QuicCredentials(private_key=credentials.key, chain=credentials.chain),
-                serve=serve,
-                admit=admit,
-                window_max=door.window_max,
-                task_status=task_status,
-            )
+        run = partial(
+            serve_quic,
+            sockets,
+            QuicCredentials(private_key=credentials.key, chain=credentials.chain),
+            serve=serve,
+            admit=admit,
+            window_max=door.window_max,
         )
+        endpoint: QuicEndpoint = await nursery.start(run)
         await wait_drain()
         endpoint.close()

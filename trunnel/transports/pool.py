@@ -4,9 +4,9 @@ A session owns the streams; each *carrier* in it is one authenticated
 connection with a transport of its own (`h2`, `yamux`, `quic`), itself a
 `Session`.  This file joins them behind the same interface:
 
-- a new stream goes to the carrier with the fewest, but never to one that is
-  going away, and to one that has been silent on a question (`SUSPECT_AFTER`)
-  only if there is no other;
+- a new stream goes to the carrier with the fewest, of equals to the one heard
+  last, but never to one that is going away, and to one that has been silent on
+  a question (`SUSPECT_AFTER`) only if there is no other;
 - a carrier that is lost breaks its own streams and no others;
 - without a carrier that takes streams, `open_stream` waits `CARRIER_WAIT` for
   the next one.
@@ -120,7 +120,7 @@ class PooledSession(Session):
         fit = [carrier for carrier in self.carriers if carrier not in self._draining and carrier.closed is None]
         return sorted(
             (carrier for carrier in fit if not is_suspect(carrier, now)),
-            key=lambda carrier: carrier.statistics().streams_open,
+            key=lambda carrier: (carrier.statistics().streams_open, -carrier.last_heard),
         )
 
     async def wait_carriers_changed(self) -> None:
