@@ -26,6 +26,8 @@ BARE_PORT = 5001
 
 def shown(moved: Record) -> str:
     """Return how a stream ended."""
+    if moved.get("error") == "given up":
+        return f"given up after {moved['seconds']:.0f} s and {moved['received'] / MEGABYTE:.1f} MB"
     ending = moved.get("error") or ("exact" if moved["exact"] else "NOT EXACT")
     return f"{ending} in {moved['seconds']:.1f} s"
 

@@ -82,13 +82,15 @@ async def stream(where: Where, job: Job) -> None:
     """Move one stream, and say how it ended."""
     move = upload if job.upload else download
     begun = trio.current_time()
+    visiting: Visitor | None = None
     try:
         with trio.fail_after(job.deadline):
             raw = await trio.open_tcp_stream(where.host, where.port)
             async with visitor(raw, where, where.context()) as visiting:
                 moved = await move(job, visiting)
     except trio.TooSlowError:
-        say("moved", error="given up", seconds=trio.current_time() - begun)
+        received = visiting.received if visiting else 0
+        say("moved", error="given up", seconds=trio.current_time() - begun, received=received)
     except (OSError, trio.BrokenResourceError) as exc:
         say("moved", error=f"{type(exc).__name__}: {exc}", seconds=trio.current_time() - begun)
     else:

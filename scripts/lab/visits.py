@@ -37,6 +37,8 @@ class Visitor:
         self._tls = tls
         self._hostname = hostname
         self._rest = b""
+        self.received = 0
+        """Octets so far, heads included."""
 
     async def ask(self, path: str, *, length: int = 0, close: bool = True) -> None:
         """Send the head of a request; with a *length*, of one that has a body."""
@@ -78,6 +80,7 @@ class Visitor:
         chunk = await self._tls.receive_some(CHUNK)
         if not chunk:
             raise ConnectionError("cut short")
+        self.received += len(chunk)
         return bytes(chunk)
 
 

@@ -158,9 +158,10 @@ async def thundering_herd(transport: str, size: int) -> Outcome:
     figure = (
         f"{herded} of {size} {transport} agents (gathered in {gathered:.0f} s; relay at rest {100 * load:.0f} % of a "
         f"core): 99 % back {back.seconds:.1f} s after the kill (listening after {back.listening:.1f}), "
-        f"{verdicts}, canary back {back.canary:.1f} s, {rejected:.0f} rejected, {attempts / size:.1f} attempts an agent "
-        f"(most {most:.0f}), relay {1000 * back.relay_cpu / size:.2f} ms and agent "
-        f"{1000 * back.herd_cpu / size:.2f} ms of CPU and {back.rss_kib / size:.0f} KiB an agent; {reasons}"
+        f"{verdicts}, canary back {back.canary:.1f} s, {rejected:.0f} rejected, "
+        f"{attempts / size:.1f} attempts an agent (most {most:.0f}), "
+        f"relay {1000 * back.relay_cpu / size:.2f} ms and agent {1000 * back.herd_cpu / size:.2f} ms of CPU and "
+        f"{back.rss_kib / size:.0f} KiB an agent; {reasons}"
     )
     good = herded == size and back.seconds <= RETURN_LIMIT and verdict <= VERDICT_LIMIT
     return Outcome(good and back.canary <= CANARY_LIMIT and not rejected and most <= ATTEMPTS_MAX, figure)

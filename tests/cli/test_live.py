@@ -150,7 +150,8 @@ async def test_the_age_of_a_canary_is_redrawn_each_second(autojump_clock: trio.t
 def test_the_last_picture_is_drawn_when_trio_has_ended() -> None:
     """As `cli.program` does, with a canary's age in it."""
     stdout = io.StringIO()
-    view = live_view(stdout)
+    writer = LineWriter(stdout, dropped=dropped_line)
+    view = LivePrinter(writer, writer, console=Console(file=stdout, width=100, force_terminal=True))
 
     async def run() -> None:
         view(events.Canary(ok=True, rtt_ms=1))

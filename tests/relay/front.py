@@ -28,6 +28,10 @@ from trunnel.wire import control
 Kind = TypeVar("Kind", bound=Event)
 A, B = KeyId.of_spki(b"a"), KeyId.of_spki(b"b")
 SUFFIX = Hostname("one.example")
+NAME = f"{A}.{SUFFIX}"
+"""A's name."""
+MOMENT = 0.01
+"""Seconds before or after a deadline."""
 PEER_PORT = 4_000
 
 
@@ -197,3 +201,16 @@ async def front(
         yield made
         nursery.cancel_scope.cancel()
     assert admission.half_open.total == 0, "a ticket was not given back"
+
+
+def owner(place: Front) -> AgentSession:
+    """Return the session that serves A's name."""
+    found = place.owner(NAME)
+    assert found is not None
+    return found
+
+
+def rejected(caller: Caller) -> control.Rejected:
+    """Return the refusal that a carrier got."""
+    assert isinstance(caller.answer, control.Rejected)
+    return caller.answer

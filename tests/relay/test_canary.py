@@ -9,23 +9,16 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from tests.relay.front import SUFFIX, A, Caller, Front, front
+from tests.relay.front import Caller, front, owner
 from trunnel.errors import ErrorCode
 from trunnel.relay.canary import run_canary
-from trunnel.relay.sessions import AgentSession, Farewell
+from trunnel.relay.sessions import Farewell
 from trunnel.settings import limits
 from trunnel.transports.base import Stream
 from trunnel.wire import control
 from trunnel.wire.proxyprotocol import Preface, ProxyParser, StreamKind, read_preface_untrusted
 
 Changed = Callable[[bytes], bytes]
-
-
-def session_of(place: Front) -> AgentSession:
-    """Return the session that serves A's name."""
-    found = place.owner(f"{A}.{SUFFIX}")
-    assert found is not None
-    return found
 
 
 async def take(caller: Caller) -> tuple[Preface, bytes, Stream]:
@@ -72,7 +65,7 @@ async def test_a_canary_that_comes_back_is_reported_as_well() -> None:
         assert (preface.visitor, preface.local, preface.authority, preface.endpoint) == (None, None, None, None)
         assert 1 <= len(heard) <= limits.CANARY_BYTES_MAX
         await trio.testing.wait_all_tasks_blocked()
-        assert session_of(place).link.statistics().streams_open == 1, "nothing of it is left"
+        assert owner(place).link.statistics().streams_open == 1, "nothing of it is left"
 
 
 async def test_no_two_canaries_are_alike() -> None:
@@ -107,7 +100,7 @@ async def test_a_canary_that_comes_back_changed_has_failed(change: Changed) -> N
         place.nursery.start_soon(answer, caller, change)
         assert await probe(caller) == control.Probed(1, "the canary stream came back changed")
         await trio.testing.wait_all_tasks_blocked()
-        assert session_of(place).link.statistics().streams_open == 1
+        assert owner(place).link.statistics().streams_open == 1
 
 
 async def test_of_an_answer_that_does_not_end_no_more_is_read_than_shows_it(autojump_clock: MockClock) -> None:
@@ -157,7 +150,7 @@ async def test_a_canary_whose_stream_the_agent_resets_has_failed_at_once(autojum
 async def test_a_canary_without_a_carrier_fails_as_visitors_do(autojump_clock: MockClock) -> None:
     async with front() as place:
         caller = await place.call()
-        session = session_of(place)
+        session = owner(place)
         await caller.lose()
         started = trio.current_time()
         assert await run_canary(session) == "no carrier takes streams now"
@@ -184,7 +177,7 @@ async def test_probes_beside_the_one_under_way_are_not_answered(autojump_clock: 
         for number in range(1, 6):
             await caller.channel.send(control.Probe(number))
         await trio.testing.wait_all_tasks_blocked()
-        assert session_of(place).link.statistics().streams_open == 2
+        assert owner(place).link.statistics().streams_open == 2
         await answer(caller, bytes)
         assert await caller.hear() == control.Probed(1)
         place.nursery.start_soon(answer, caller, bytes)
@@ -201,5 +194,5 @@ async def test_a_canary_of_a_carrier_that_is_lost_ends_with_it() -> None:
         await first.lose()
         await trio.testing.wait_all_tasks_blocked()
         assert stream.reset_code is ErrorCode.CANCEL
-        assert session_of(place).link.statistics().streams_open == 1
+        assert owner(place).link.statistics().streams_open == 1
         assert place.failures == []

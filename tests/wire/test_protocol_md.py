@@ -207,9 +207,10 @@ def test_every_attack_has_a_limit() -> None:
 
 
 def test_names_in_capitals_exist() -> None:
-    """What the text refers to is a limit, a code, or a word of HTTP/2, TLS or PROXY."""
+    """What the text refers to is a limit, a code, or a word of HTTP/2, QUIC, TLS or PROXY."""
     ours = {*vars(limits), *(code.name for code in ErrorCode), *(tlv.name for tlv in TlvType)}
     foreign = {"END_STREAM", "RST_STREAM", "WINDOW_UPDATE", "AF_UNSPEC"}
+    foreign |= {"CONNECTION_CLOSE", "MAX_DATA", "MAX_STREAM_DATA", "RESET_STREAM", "STOP_SENDING"}
     foreign |= {"STOP_SENDING", "RESET_STREAM", "CONNECTION_CLOSE", "MAX_STREAM_DATA", "MAX_DATA"}
     assert not set(re.findall(r"\b[A-Z]+(?:_[A-Z0-9]+)+\b", TEXT)) - ours - foreign
 

@@ -27,6 +27,7 @@ async def bare_nursery() -> AsyncIterator[trio.Nursery]:
                 body_error = exc
                 raise
     except BaseExceptionGroup as group:
-        if body_error is not None and group.exceptions == (body_error,):
+        _, errors = group.split(trio.Cancelled)  # a task that was cancelled meanwhile has nothing to add
+        if body_error is not None and errors is not None and errors.exceptions == (body_error,):
             raise body_error from body_error.__cause__
         raise
