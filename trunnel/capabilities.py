@@ -50,5 +50,7 @@ HAS_RLIMIT: Final = importlib.util.find_spec("resource") is not None
 """`resource.getrlimit` tells how many descriptors the process may have."""
 HAS_NETLINK: Final = sys.platform == "linux" and hasattr(socket, "AF_NETLINK")
 """The kernel tells of changed addresses and routes on a netlink socket (elsewhere: look now and then)."""
+HAS_TCP_MAXSEG: Final = sys.platform != "win32" and hasattr(socket, "TCP_MAXSEG")
+"""The size of segments can be bounded before connecting."""
 HAS_ROUTE_FILES: Final = sys.platform == "linux"
 """`/proc/net/route` and `/proc/net/ipv6_route` list the routes."""

@@ -115,6 +115,8 @@ class Canary(Event):
     rtt_ms: float | None
     """From asking for it to its return."""
     failure: str = ""
+    relay: str = ""
+    """The relay, as it was named."""
 
 
 @final

@@ -153,3 +153,24 @@ async def test_without_aioquic_tcp_takes_over_at_once_and_says_why(tmp_path: Pat
         assert chosen.transport is H2
         assert chosen.why.startswith("HTTP/2 over TLS on TCP: UDP failed (QUIC is not installed here")
         chosen.value.abort()
+
+
+async def test_silence_behind_a_connection_narrows_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that loses full-size packets without a word looks like this (NET-12); a second silence undoes it."""
+    monkeypatch.setattr(limits, "HANDSHAKE_TIMEOUT", 0.05)
+    sizes: list[int] = []
+
+    async def say_nothing(stream: trio.SocketStream) -> None:
+        sizes.append(stream.socket.getsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_MAXSEG))
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(trio.serve_tcp, say_nothing, 0, host="127.0.0.1")
+        dialling = dialler(tmp_path, listener.socket.getsockname()[1])
+        for _ in range(3):
+            with pytest.raises(ConnectError):
+                await dialling.dial(H2)
+        nursery.cancel_scope.cancel()
+    assert [size <= limits.SEGMENT_NARROW for size in sizes] == [False, True, False]

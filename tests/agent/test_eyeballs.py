@@ -16,6 +16,7 @@ import trio
 
 from tests.agent.scripted_network import OURSELVES, Fate, ScriptedNetwork, failed, scripted_network
 from tests.agent.stage import closed_port
+from trunnel import capabilities
 from trunnel.agent.eyeballs import connect_any
 from trunnel.errors import ConnectError
 from trunnel.settings import limits
@@ -190,3 +191,17 @@ async def test_a_failure_has_plain_words(
 async def test_no_address_is_a_bug_of_the_caller() -> None:
     with pytest.raises(ValueError, match="no address"):
         await connect_any([])
+
+
+@pytest.mark.skipif(not capabilities.HAS_TCP_MAXSEG, reason="segments cannot be bounded here")
+async def test_a_narrow_connection_keeps_to_small_segments() -> None:
+    """Loopback would take 64 KiB; what is advertised bounds the peer's segments, too (NET-12)."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        place = listener.socket.getsockname()
+        for narrow in (False, True):
+            async with await connect_any([place], narrow=narrow) as stream, await listener.accept() as accepted:
+                sizes = [
+                    end.socket.getsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_MAXSEG) for end in (stream, accepted)
+                ]
+                assert all((size <= limits.SEGMENT_NARROW) is narrow for size in sizes)

@@ -233,8 +233,8 @@ def test_an_informational_answer_is_not_the_answer() -> None:
 
 
 def test_more_streams_than_agreed_are_refused_one_by_one() -> None:
-    lone = Lone(Role.SERVER, streams=limits.STREAMS_PER_SESSION + 1)
-    over = 2 * limits.STREAMS_PER_SESSION + 3
+    lone = Lone(Role.SERVER, streams=limits.STREAMS_ON_CARRIER)
+    over = 2 * limits.STREAMS_ON_CARRIER + 1
     assert lone.feed(headers(over)) == []
     assert lone.resets() == [(over, ErrorCode.REFUSED_STREAM)]
     lone.h2.reset(1, ErrorCode.CANCEL)
@@ -271,7 +271,7 @@ def test_debug_text_of_a_goodbye_is_cut() -> None:
 def test_a_peer_cannot_raise_our_limit_of_streams() -> None:
     lone = Lone(Role.CLIENT)
     lone.feed(settings({Setting.MAX_CONCURRENT_STREAMS: 2**32 - 1}))
-    assert lone.h2.peer_stream_limit == limits.STREAMS_PER_SESSION + 1
+    assert lone.h2.peer_stream_limit == limits.STREAMS_ON_CARRIER
     assert lone.feed(settings({Setting.MAX_CONCURRENT_STREAMS: 2})) == [events.WindowOpened(0)]
     assert lone.h2.peer_stream_limit == 2
 

@@ -74,9 +74,9 @@ def test_sparse_frames_on_all_streams_end_at_the_session_s_credit() -> None:
 def test_one_frame_that_opens_all_streams_costs_little() -> None:
     wire = Wire()
     with memory(4 * MIB):
-        wire.forge(wire.client, stream_frame(1 + 4 * limits.STREAMS_PER_SESSION, 0, b"x"))
+        wire.forge(wire.client, stream_frame(1 + 4 * (limits.STREAMS_ON_CARRIER - 1), 0, b"x"))
         wire.flush()
-    assert len(wire.client._streams) == limits.STREAMS_PER_SESSION + 1
+    assert len(wire.client._streams) == limits.STREAMS_ON_CARRIER
     assert wire.client.ending is None
 
 

@@ -215,16 +215,16 @@ def test_a_stream_that_ended_has_no_room_and_is_drained() -> None:
 
 def test_a_thousand_streams_and_the_control_stream_may_be_open_at_once() -> None:
     wire = Wire()
-    streams = wire.open(limits.STREAMS_PER_SESSION + 1)
+    streams = wire.open(limits.STREAMS_ON_CARRIER)
     wire.settle()
-    assert wire.server.streams_open == wire.server.peer_stream_limit == limits.STREAMS_PER_SESSION + 1
+    assert wire.server.streams_open == wire.server.peer_stream_limit == limits.STREAMS_ON_CARRIER
     assert len({stream for end, stream in wire.received if end is wire.client}) == len(streams)
     for end in wire.ends:
         for stream in streams[:600]:
             end.send_stream_data(stream, b"", end_stream=True)
     wire.settle()
-    assert wire.server.streams_open == limits.STREAMS_PER_SESSION - 599
-    assert wire.server.streams_open < wire.server.peer_stream_limit <= limits.STREAMS_PER_SESSION + 1
+    assert wire.server.streams_open == limits.STREAMS_ON_CARRIER - 600
+    assert wire.server.streams_open < wire.server.peer_stream_limit <= limits.STREAMS_ON_CARRIER
     wire.open(600)
     wire.settle()
     assert len({stream for end, stream in wire.received if end is wire.client}) == len(streams) + 600
@@ -232,7 +232,7 @@ def test_a_thousand_streams_and_the_control_stream_may_be_open_at_once() -> None
 
 def test_a_stream_beyond_the_limit_waits_until_another_one_ended() -> None:
     wire = Wire()
-    *first, beyond = wire.open(limits.STREAMS_PER_SESSION + 2)
+    *first, beyond = wire.open(limits.STREAMS_ON_CARRIER + 1)
     wire.settle()
     assert (wire.client, beyond) not in wire.received
     for end in wire.ends:
@@ -242,7 +242,7 @@ def test_a_stream_beyond_the_limit_waits_until_another_one_ended() -> None:
     assert (wire.client, beyond) in wire.received
 
 
-@pytest.mark.parametrize(("stream", "what"), [(3, "unidirectional"), (1 + 4 * 1001, "one too many")])
+@pytest.mark.parametrize(("stream", "what"), [(3, "unidirectional"), (1 + 4 * limits.STREAMS_ON_CARRIER, "one too many")])
 def test_the_agent_refuses_streams_beyond_what_it_offers(stream: int, what: str) -> None:
     wire = Wire()
     wire.forge(wire.client, stream_frame(stream, 0, b"x"))

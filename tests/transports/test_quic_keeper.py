@@ -20,6 +20,7 @@ class Session:
 
     def __init__(self) -> None:
         self.unread = 0
+        self.received = 0
         self.streams: dict[int, object] = {}
         self.pressed = trio.Event()
         self.aborted: list[tuple[float, ErrorCode]] = []
@@ -54,6 +55,31 @@ async def test_an_agent_pings_all_the_time_and_gives_up(autojump_clock: trio.tes
     await keeper(session, link).run()
     assert [at - start for at in link.pings] == [2.5 * n for n in range(8)]
     assert session.aborted == [(start + limits.DEAD_AFTER, ErrorCode.DEADLINE)]
+
+
+async def test_an_agent_with_visitors_pings_soon_after_the_relay_fell_silent(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A NAT that moved our binding learns it from us only."""
+    start = trio.current_time()
+    session, link = Session(), Link(is_client=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper(session, link).run)
+        await trio.sleep(1)
+        session.received += 2_000  # a visitor's hello
+        await trio.sleep(1.6)
+        assert link.pings[-1] - start == 2.5
+        link.heard = trio.current_time()
+        quiet = len(link.pings)
+        await trio.sleep(2 * limits.QUIC_BUSY_SILENCE)
+        assert len(link.pings) > quiet
+        assert link.pings[quiet] - link.heard <= 2 * limits.QUIC_BUSY_SILENCE
+        link.heard = trio.current_time() + limits.QUIC_BUSY  # it answers all the time
+        await trio.sleep(limits.QUIC_BUSY)
+        calm = len(link.pings)
+        await trio.sleep(2 * limits.QUIC_HEARTBEAT)
+        assert len(link.pings) == calm + 2, "no more often once the visitors are gone"
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_relay_asks_only_who_is_silent(autojump_clock: trio.testing.MockClock) -> None:

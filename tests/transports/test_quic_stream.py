@@ -84,7 +84,7 @@ async def test_more_streams_than_are_accepted_are_refused() -> None:
 
 async def test_opening_waits_for_the_peers_limit() -> None:
     async with quic_pair() as (relay, agent):
-        pairs = [await open_pair(relay, agent) for _ in range(limits.STREAMS_PER_SESSION + 1)]
+        pairs = [await open_pair(relay, agent) for _ in range(limits.STREAMS_ON_CARRIER)]
         opened: list[QuicStream] = []
 
         async def open_one_more() -> None:

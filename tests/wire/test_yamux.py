@@ -285,8 +285,8 @@ def test_what_a_careless_peer_sends_twice_is_dropped_and_counted(wire: bytes) ->
 
 
 def test_more_streams_than_agreed_are_refused_and_counted() -> None:
-    lone = Lone(Role.SERVER, streams=limits.STREAMS_PER_SESSION + 1)
-    over = 2 * limits.STREAMS_PER_SESSION + 3
+    lone = Lone(Role.SERVER, streams=limits.STREAMS_ON_CARRIER)
+    over = 2 * limits.STREAMS_ON_CARRIER + 1
     assert lone.feed(syn(over) + content(over, b"for nobody")) == []
     assert lone.resets() == [(over, ErrorCode.REFUSED_STREAM)]
     with pytest.raises(RemoteProtocolError, match="without work"):

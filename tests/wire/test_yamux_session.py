@@ -46,7 +46,7 @@ def test_no_more_streams_than_the_peer_keeps_in_its_backlog() -> None:
         lone.yamux.open_stream(now=0.0)
     assert lone.feed(ack(opened[0])) == [events.WindowOpened(0)], "who waits for room is told"
     assert lone.feed(ack(opened[1])) == []
-    assert lone.yamux.peer_stream_limit == limits.STREAMS_PER_SESSION + 1
+    assert lone.yamux.peer_stream_limit == limits.STREAMS_ON_CARRIER
     assert lone.yamux.reset(opened[2], ErrorCode.CANCEL), "also one that was never acknowledged"
     for _ in range(3):
         lone.yamux.open_stream(now=0.0)

@@ -17,20 +17,22 @@ from trunnel.events import Canary, EventSink
 from trunnel.settings import limits
 
 
-async def first_canary(attachment: Attachment, on_event: EventSink) -> None:
-    """Return once a canary has come through.
+async def first_canary(attachment: Attachment, on_event: EventSink, *, relay: str) -> float:
+    """Return once a canary has come through, and the seconds that it took: about two round trips.
 
     Raises:
         SessionClosed, Rejected: It did not: visitors would not be served, or the session is over.
     """
-    failure = await _send(attachment, on_event)
+    started = trio.current_time()
+    failure = await _send(attachment, on_event, relay)
     if attachment.ended is not None:
         raise attachment.ended
     if failure:
         raise SessionClosed(f"visitors would not be served: {failure}")
+    return trio.current_time() - started
 
 
-async def keep_watch(attachment: Attachment, on_event: EventSink) -> None:
+async def keep_watch(attachment: Attachment, on_event: EventSink, relay: str) -> None:
     """Send canaries until the session has ended; end it when they fail.
 
     Cancellation: the way to stop.
@@ -38,16 +40,17 @@ async def keep_watch(attachment: Attachment, on_event: EventSink) -> None:
     failures = 0
     while attachment.link.closed is None:
         await trio.sleep(limits.CANARY_INTERVAL if not failures else limits.CANARY_RETRY)
-        failure = await _send(attachment, on_event)
+        failure = await _send(attachment, on_event, relay)
         failures = failures + 1 if failure else 0
         if failures >= limits.CANARY_FAILURES:
             attachment.link.abort(f"visitors are not served: {failure}", code=ErrorCode.DEADLINE)
 
 
-async def _send(attachment: Attachment, on_event: EventSink) -> str:
+async def _send(attachment: Attachment, on_event: EventSink, relay: str) -> str:
     started = trio.current_time()
     failure = await attachment.probe()
     taken = trio.current_time() - started
     if attachment.ended is None:  # else the end is what there is to say
-        on_event(Canary(ok=not failure, rtt_ms=None if failure else round(taken * 1000, 1), failure=failure))
+        rtt_ms = None if failure else round(taken * 1000, 1)
+        on_event(Canary(ok=not failure, rtt_ms=rtt_ms, failure=failure, relay=relay))
     return failure

@@ -127,12 +127,16 @@ class CarrierKeeper:
         self._end_retired(now)
         self._say(now)
         view = self._view(now)
-        if any(view.tcp) or view.quic_settled:
+        if any(view.quic) and not all(view.quic):
+            self._replaced |= {each for each in self._attachment.carriers if is_suspect(each.link, now)}
+        if any(view.tcp) or view.quic_settled or (any(view.quic) and not view.tcp_allowed):
             for attached in tuple(self._replaced):
                 self._retire(attached, now)
         match next_step(view):
             case Step.ADD_TCP if now >= self._next_dial:
-                await self._grow()
+                await self._grow(self._reach.tcp or TransportKind.H2)
+            case Step.ADD_QUIC if now >= self._next_dial:
+                await self._grow(TransportKind.QUIC)
             case Step.RETIRE_TCP:
                 self._retire_one(now)
             case _:
@@ -177,11 +181,11 @@ class CarrierKeeper:
 
     # --- steps ----------------------------------------------------------------------------------------
 
-    async def _grow(self) -> None:
-        """Dial one more TCP carrier and let it join; after a failure, not again for a while."""
+    async def _grow(self, kind: TransportKind) -> None:
+        """Dial one more carrier and let it join; after a failure, not again for a while."""
         try:
             with trio.CancelScope() as self._dialling:
-                await self._add(self._reach.tcp or TransportKind.H2)
+                await self._add(kind)
                 self._backoff = Backoff(secrets.SystemRandom())
                 self._next_dial = trio.current_time() + limits.CARRIER_LOOK  # if it is lost at once, too
         except _NOT_ADDED as exc:

@@ -114,9 +114,14 @@ class Dialler:
         self._known = known
         self._resolver = resolver
         self._window_max = window_max
+        self._narrow = False  # whether TCP keeps to small segments
 
-    async def dial(self, transport: TransportKind) -> Carrier:
+    async def dial(self, transport: TransportKind, *, beside_tcp: bool = False) -> Carrier:
         """Connect, shake hands, and judge the relay.
+
+        Args:
+            transport: What to speak.
+            beside_tcp: Whether TCP may be used as well, so that QUIC is not to be waited for long.
 
         Raises:
             ConnectError: No connection, or nobody on it who speaks this; worth a retry.
@@ -125,17 +130,24 @@ class Dialler:
 
         Cancellation: nothing stays open.
         """
-        return await (self._dial_quic() if transport is TransportKind.QUIC else self._dial_tcp(transport))
+        return await (
+            self._dial_quic(beside_tcp=beside_tcp) if transport is TransportKind.QUIC else self._dial_tcp(transport)
+        )
 
     async def _dial_tcp(self, transport: TransportKind) -> Carrier:
         stream, place = await self._connect()
-        carrier = await TlsStream.handshake(
-            stream,
-            self._context(transport),
-            role=TlsRole.CLIENT,
-            server_name=_server_name(self.server.host),
-            timeout=limits.HANDSHAKE_TIMEOUT,
-        )
+        started = trio.current_time()
+        try:
+            carrier = await TlsStream.handshake(
+                stream,
+                self._context(transport),
+                role=TlsRole.CLIENT,
+                server_name=_server_name(self.server.host),
+                timeout=limits.HANDSHAKE_TIMEOUT,
+            )
+        except ConnectError:  # connected, then silence: our hello, or its answer, may not fit through the path
+            self._narrow = not self._narrow and trio.current_time() - started >= limits.HANDSHAKE_TIMEOUT
+            raise
         if carrier.alpn != _ALPN[transport]:
             carrier.abort()
             reason = f"{self.server} speaks TLS but is no trunnel relay, or this is not its port for agents"
@@ -148,7 +160,7 @@ class Dialler:
         address = str(self.server) if place is None else str(Address(*place))
         return Carrier(transport=transport, connection=carrier, trust=trust, address=address)
 
-    async def _dial_quic(self) -> Carrier:
+    async def _dial_quic(self, *, beside_tcp: bool) -> Carrier:
         try:
             from trunnel.transports.quic_configuration import QuicCredentials
             from trunnel.transports.quic_handshake import QuicCarrier, dial_quic
@@ -162,7 +174,8 @@ class Dialler:
             return await dial_quic(place, credentials, server_name=server_name, window_max=self._window_max)
 
         addresses = await self._resolver.addresses(self.server.host, self.server.port)
-        carrier = await self._any_of(addresses, attempt, QuicCarrier.abort)
+        timeout = limits.QUIC_DIAL_TIMEOUT if beside_tcp else limits.HANDSHAKE_TIMEOUT
+        carrier = await self._any_of(addresses, attempt, QuicCarrier.abort, timeout=timeout)
         host, port = carrier.address
         try:
             trust = await self._judge(carrier.peer_certificates, host)
@@ -172,11 +185,16 @@ class Dialler:
         return Carrier(transport=TransportKind.QUIC, connection=carrier, trust=trust, address=str(Address(host, port)))
 
     async def _any_of(
-        self, addresses: Sequence[Place], attempt: Callable[[Place], Awaitable[T]], discard: Callable[[T], None]
+        self,
+        addresses: Sequence[Place],
+        attempt: Callable[[Place], Awaitable[T]],
+        discard: Callable[[T], None],
+        *,
+        timeout: float,  # noqa: ASYNC109
     ) -> T:
         """Happy eyeballs, with the relay's name in what is said when all fail."""
         try:
-            return await first_of(addresses, attempt, discard=discard, timeout=limits.HANDSHAKE_TIMEOUT)
+            return await first_of(addresses, attempt, discard=discard, timeout=timeout)
         except ConnectError as exc:
             raise ConnectError(f"{self.server}: {exc}") from exc
 
@@ -191,7 +209,7 @@ class Dialler:
             return await connect_via(self.via, self.server, resolver=self._resolver), None
         addresses = await self._resolver.addresses(self.server.host, self.server.port)
         try:
-            stream = await connect_any(addresses)
+            stream = await connect_any(addresses, narrow=self._narrow)
         except ConnectError as exc:
             raise ConnectError(f"{self.server}: {exc}") from exc
         try:

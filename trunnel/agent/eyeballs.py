@@ -11,10 +11,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, Generic, TypeVar, final
 
 import trio
 
+from trunnel import capabilities
 from trunnel.errors import ConnectError
 from trunnel.names import ServerAddress
 from trunnel.settings import limits
@@ -33,12 +35,15 @@ _WORDS: Final = {
 """The usual failures; Windows has no text for the numbers of its sockets."""
 
 
-async def connect_any(addresses: Sequence[Place], *, delay: float = limits.HAPPY_EYEBALLS_DELAY) -> trio.SocketStream:
+async def connect_any(
+    addresses: Sequence[Place], *, delay: float = limits.HAPPY_EYEBALLS_DELAY, narrow: bool = False
+) -> trio.SocketStream:
     """Connect to the first of *addresses* that answers.
 
     Args:
         addresses: IP addresses with ports, best first, at least one.
         delay: Seconds between two attempts, while none fails.
+        narrow: Whether to keep to segments that every path takes (`SEGMENT_NARROW`), both ways.
 
     Returns:
         The connection, with our socket options set; `getpeername` says to whom.
@@ -48,7 +53,8 @@ async def connect_any(addresses: Sequence[Place], *, delay: float = limits.HAPPY
 
     Cancellation: no connection is left.
     """
-    stream = await first_of(addresses, _connect, discard=_close, delay=delay, timeout=limits.CONNECT_TIMEOUT)
+    connect = partial(_connect, segment=limits.SEGMENT_NARROW if narrow else None)
+    stream = await first_of(addresses, connect, discard=_close, delay=delay, timeout=limits.CONNECT_TIMEOUT)
     tune_socket(stream.socket)
     return stream
 
@@ -130,10 +136,12 @@ def _close(stream: trio.SocketStream) -> None:
     stream.socket.close()
 
 
-async def _connect(place: Place) -> trio.SocketStream:
+async def _connect(place: Place, *, segment: int | None) -> trio.SocketStream:
     """Connect to one address; raises OSError."""
     sock = trio.socket.socket(trio.socket.AF_INET6 if ":" in place[0] else trio.socket.AF_INET)
     try:
+        if segment is not None and capabilities.HAS_TCP_MAXSEG:
+            sock.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_MAXSEG, segment)
         await sock.connect(place)
     except BaseException:
         sock.close()

@@ -9,7 +9,9 @@
 - A TCP carrier that has gone silent does not count, so another is dialled beside
   it: at most twice `--pool-size` in all, for on a full line all may be silent.
 - QUIC that has gone silent (`auto`): TCP beside it, at once.  Once QUIC has
-  answered again for `QUIC_SETTLED` seconds the TCP carriers retire.
+  answered again for `QUIC_SETTLED` seconds the TCP carriers retire.  Where only
+  QUIC may be used (`--transport quic`), another connection beside it: the relay
+  may have been restarted, or the path be a new one.
 - What is not needed any more retires: no new streams, and it ends when its last
   one has.
 """
@@ -35,6 +37,8 @@ class Step(Enum):
     NOTHING = "nothing"
     ADD_TCP = "add-tcp"
     """Dial one more TCP carrier."""
+    ADD_QUIC = "add-quic"
+    """Dial another QUIC carrier, in place of one that is silent."""
     RETIRE_TCP = "retire-tcp"
     """Retire the idlest TCP carrier."""
 
@@ -66,7 +70,8 @@ def carriers_wanted(peak: int, pool_size: int) -> int:
 def next_step(view: View) -> Step:
     """Return what brings the session's carriers nearer to what it needs."""
     if not view.tcp_allowed:
-        return Step.NOTHING
+        silent = not any(view.quic) and len(view.quic) < _SILENT_FACTOR
+        return Step.ADD_QUIC if silent else Step.NOTHING
     answering = sum(view.tcp)
     if any(view.quic):
         return Step.RETIRE_TCP if view.tcp and view.quic_settled else Step.NOTHING

@@ -75,7 +75,7 @@ class Reach:
 
         Cancellation: nothing stays open.
         """
-        dials = {kind: partial(self.dialler.dial, kind) for kind in TransportKind}
+        dials = {kind: partial(self.dialler.dial, kind, beside_tcp=self.automatic) for kind in TransportKind}
         return await follow(await self._plan(), dials, discard=Carrier.abort)
 
     async def _plan(self) -> Plan:

@@ -234,7 +234,8 @@ class Supervisor:
         nursery.start_soon(attachment.serve_visitors, self._served.forwarding(attachment.visits), nursery)
         self.attachment = attachment
         try:
-            await first_canary(attachment, self._on_event)
+            taken = await first_canary(attachment, self._on_event, relay=self.relay)
+            self._reach.round_trip = taken / 2
             self._serving_since = trio.current_time()
             self._announce_transport(attachment, chosen.transport.value, chosen.why)
             self._announce(attachment)
@@ -245,7 +246,7 @@ class Supervisor:
                 announce=partial(self._announce_transport, attachment),
             )
             nursery.start_soon(self._keeper.run)
-            nursery.start_soon(keep_watch, attachment, self._on_event)
+            nursery.start_soon(keep_watch, attachment, self._on_event, self.relay)
             nursery.start_soon(self._follow_leaf, attachment)
             nursery.start_soon(self._reach.note, _outcomes(chosen))
             return await self._follow_endpoints(attachment)

@@ -87,8 +87,7 @@ class LivePrinter:
         self._ready: dict[str, events.Ready] = {}  # public addresses, the one to show first
         self._visitors: deque[str] = deque(maxlen=limits.LIVE_VISITORS)
         self._open = self._count = self._bytes_in = self._bytes_out = 0
-        self._canary: events.Canary | None = None
-        self._canary_at = 0.0
+        self._canaries: dict[str, tuple[float, events.Canary]] = {}  # the last of each relay, and when it came
         self._now = now
         self._changed = True
         self._live = Live(
@@ -121,7 +120,7 @@ class LivePrinter:
         drawn = trio.current_time()
         while True:
             now = trio.current_time()
-            aged = self._canary is not None and now - drawn >= 1  # its age is shown in seconds
+            aged = bool(self._canaries) and now - drawn >= 1  # its age is shown in seconds
             if (self._changed or aged) and not self._stdout.blocked:
                 self._changed, drawn = False, now
                 self._live.refresh()
@@ -138,8 +137,9 @@ class LivePrinter:
         facts.add_column(overflow="fold")
         for name, text in (*self._facts.items(), *self._addresses()):
             facts.add_row(name, Text(text, style="bold green" if name == "URL" else ""))
-        if self._canary is not None:
-            facts.add_row("Served", Text(self._served(self._canary), style="" if self._canary.ok else "bold red"))
+        for relay, (since, canary) in self._canaries.items():
+            by = f" by {printable(relay)}" if len(self._relays) > 1 else ""
+            facts.add_row("Served", Text(self._served(canary, since) + by, style="" if canary.ok else "bold red"))
         counts = f"{self._open} now, {self._count} so far, {size(self._bytes_in)} in, {size(self._bytes_out)} out"
         facts.add_row("Visitors", counts)
         return Group(facts, *(Text(f"  {line}", style="dim", overflow="ellipsis") for line in self._visitors))
@@ -155,9 +155,9 @@ class LivePrinter:
                 rows.append(("SHA-256", ready.fingerprint))
         return rows
 
-    def _served(self, canary: events.Canary) -> str:
+    def _served(self, canary: events.Canary, since: float) -> str:
         """Word the last canary: its round trip, and how long ago."""
-        age = f"{max(0.0, self._now() - self._canary_at):.0f} s ago"
+        age = f"{max(0.0, self._now() - since):.0f} s ago"
         return f"yes, {canary.rtt_ms:.0f} ms, {age}" if canary.ok else f"no: {printable(canary.failure)}, {age}"
 
     # --- what each event changes ----------------------------------------------------------------------
@@ -189,7 +189,7 @@ class LivePrinter:
 
     @_note.register
     def _(self, event: events.Canary) -> None:
-        self._canary, self._canary_at = event, self._now()
+        self._canaries[event.relay] = (self._now(), event)
 
     @_note.register
     def _(self, event: events.OriginState) -> None:
@@ -211,7 +211,7 @@ class LivePrinter:
     @_note.register(events.Disconnected)
     @_note.register(events.RejectedByRelay)
     def _(self, event: events.Disconnected | events.RejectedByRelay) -> None:
-        self._canary = None
+        self._canaries.pop(event.relay, None)
         self._relays[event.relay] = f"{first_line(event.reason)}; {retry_text(event.retry_in)}"
 
     @_note.register

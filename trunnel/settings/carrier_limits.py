@@ -66,6 +66,9 @@ DEFAULT_RELAY_TIMEOUT: Final = 3.0
 """Seconds to look for a relay on loopback when none was named."""
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds to connect to a relay over TCP."""
+SEGMENT_NARROW: Final = 1_200
+"""TCP_MAXSEG towards a relay whose TLS did not answer: tunnels and PPP lose full-size packets without a word where
+ICMP is filtered (NET-12); 1,280 bytes pass everywhere (RFC 8200 §5)."""
 HAPPY_EYEBALLS_DELAY: Final = 0.25
 """Seconds between attempts to several addresses (RFC 8305 §5)."""
 
@@ -133,6 +136,10 @@ QUIC_HALF_OPEN_RETRY: Final = 64
 """Handshakes in progress from which strangers must first prove their address by a Retry."""
 QUIC_HALF_OPEN_MAX: Final = 1_024
 """Handshakes in progress at all; 90 KB each while they last."""
+QUIC_BUSY_SILENCE: Final = 0.4
+"""Seconds of silence after which an agent whose visitors are there pings (NET-05: a stall of at most 1 s)."""
+QUIC_BUSY: Final = 10.0
+"""Seconds for which an agent counts as visited after bytes of a visitor have come."""
 QUIC_HEARTBEAT: Final = 2.5
 """Seconds between an agent's pings: with `SUSPECT_AFTER`, a path that drops UDP is noticed within 4 s."""
 QUIC_UNPROVED_PER_ADDRESS: Final = 8
@@ -157,6 +164,9 @@ HEAD_START_MAX: Final = 1.0
 """Seconds of head start at most: what a person waits on a network that swallows UDP."""
 HEAD_START_ROUND_TRIPS: Final = 3
 """Round trips of head start: a QUIC handshake takes two, three with a Retry."""
+QUIC_DIAL_TIMEOUT: Final = 5.0
+"""Seconds that a QUIC handshake may take where TCP may be used as well: while a relay is down, TCP says so at
+once and UDP says nothing.  Handshakes over 800 ms of round trip take 2.5 s."""
 QUIC_LAST_RESORT: Final = 3.0
 """Seconds that TCP is dialled alone where UDP was blocked; then QUIC after all (a fallback takes 5 s at most)."""
 QUIC_RETRY_MIN: Final = 600.0

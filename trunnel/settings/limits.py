@@ -132,6 +132,8 @@ SNIFF_GRACE: Final = 0.05
 taken its whole time (HOST-11: closed within the connect timeout and 0.1 s)."""
 STREAMS_PER_SESSION: Final = 1_000
 """Visitors' streams open at once in one session (SETTINGS_MAX_CONCURRENT_STREAMS)."""
+STREAMS_ON_CARRIER: Final = STREAMS_PER_SESSION + 2
+"""Streams open at once on one carrier: every visitor's, the control stream, and a canary."""
 NOTSENT_LOWAT: Final = 128 * KIB
 """TCP_NOTSENT_LOWAT: bytes in the kernel that are not sent yet.  Without it one stalled reader
 holds 12 to 18 MiB of kernel memory and a small message waits 24 ms behind bulk."""

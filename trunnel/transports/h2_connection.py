@@ -151,7 +151,7 @@ class H2Connection:
             self.output.put(frames.PREFACE)
             settings[Setting.ENABLE_PUSH] = 0
         else:
-            settings[Setting.MAX_CONCURRENT_STREAMS] = limits.STREAMS_PER_SESSION + 1  # and the control stream
+            settings[Setting.MAX_CONCURRENT_STREAMS] = limits.STREAMS_ON_CARRIER
         self.output.put(frames.encode_settings(settings))
         self._window_update(0, limits.SESSION_CREDIT - DEFAULT_WINDOW)
 

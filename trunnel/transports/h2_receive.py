@@ -200,7 +200,7 @@ class H2Receiver:
             self._h2.guard.control_frame(now=self._now)
             self._h2.refuse(stream_id, ErrorCode.REFUSED_STREAM)
             return
-        if len(self._h2.streams) > limits.STREAMS_PER_SESSION:
+        if len(self._h2.streams) >= limits.STREAMS_ON_CARRIER:
             self._provoked_reset(stream_id, ErrorCode.REFUSED_STREAM)
             return
         if fields.get(b":method") != b"POST":
@@ -323,7 +323,7 @@ class H2Receiver:
 
     def _apply(self, key: int, value: int) -> None:
         if key == Setting.MAX_CONCURRENT_STREAMS:
-            self._h2.peer_stream_limit = min(value, limits.STREAMS_PER_SESSION + 1)
+            self._h2.peer_stream_limit = min(value, limits.STREAMS_ON_CARRIER)
             self._events.append(events.WindowOpened(0))
         elif key == Setting.INITIAL_WINDOW_SIZE:
             if value > frames.WINDOW_SIZE_MAX:

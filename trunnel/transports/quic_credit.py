@@ -98,7 +98,7 @@ class CreditedConnection(GuardedConnection):
         configuration: QuicConfiguration,
         *,
         window_max: int = limits.STREAM_WINDOW_MAX,
-        accept: int = limits.STREAMS_PER_SESSION + 1,
+        accept: int = limits.STREAMS_ON_CARRIER,
     ) -> CreditedConnection:
         """Make the client's end (the agent's).
 

@@ -1,7 +1,10 @@
 """Keeps one QUIC session alive and in bounds: pings, silence, pressure.
 
 - The agent pings every `QUIC_HEARTBEAT`: it has to know within seconds that
-  its network drops UDP, and it keeps the NAT's binding.  The relay asks only a
+  its network drops UDP, and it keeps the NAT's binding.  While visitors come,
+  it also pings when nothing was heard for `QUIC_BUSY_SILENCE`: a NAT that has
+  moved the binding sends the relay's datagrams nowhere, and only one of ours
+  shows it the new one (NET-05: a stall of 1 s).  The relay asks only a
   peer of which it has heard nothing for `HEARTBEAT`.  A ping is a frame, so no
   bulk holds it up; each is sent anew, however far aioquic's own probes (PTO,
   RFC 9002 §6.2) have backed off.
@@ -22,6 +25,8 @@ from trunnel.transports.pressure import stalled_streams
 from trunnel.transports.quic_link import QuicLink
 from trunnel.transports.quic_receiving import Receiving
 
+_VISIT: Final = 512
+"""Bytes of payload that are more than control messages and canaries are between two looks: a visitor."""
 _HALF: Final = limits.HEARTBEAT / 2
 """Seconds between the relay's pings to an agent that is silent."""
 
@@ -38,29 +43,45 @@ class Abort(Protocol):
 class Keeper:
     """See the module's head; `run` is one task of the session."""
 
-    __slots__ = ("_abort", "_in", "_link", "_pings")
+    __slots__ = ("_abort", "_busy_until", "_in", "_link", "_pings", "_received")
 
     def __init__(self, link: QuicLink, receiving: Receiving, abort: Abort) -> None:
         self._link = link
         self._in = receiving
         self._abort = abort
         self._pings = 0
+        self._received = 0
+        self._busy_until = 0.0
 
     async def run(self) -> None:
         """Keep the session until its peer is dead; returns when it is."""
         link = self._link
-        asks_always = link.connection.configuration.is_client
+        is_agent = link.connection.configuration.is_client
+        next_ping = trio.current_time()
         while True:
             now = trio.current_time()
-            if now - link.heard >= limits.DEAD_AFTER:
+            silence = now - link.heard
+            if silence >= limits.DEAD_AFTER:
                 self._abort(f"nothing heard for {limits.DEAD_AFTER:.0f} s", code=ErrorCode.DEADLINE)
                 return
-            if asks_always or now - link.heard >= limits.HEARTBEAT:
+            busy = is_agent and self._is_busy(now)
+            asked = busy and silence >= limits.QUIC_BUSY_SILENCE
+            if asked or (now >= next_ping if is_agent else silence >= limits.HEARTBEAT):
                 self._pings += 1
                 link.connection.send_ping(self._pings)
                 link.touch()
-            next_ping = now + limits.QUIC_HEARTBEAT if asks_always else max(link.heard, now - _HALF) + limits.HEARTBEAT
-            await self._watch_pressure(until=min(next_ping, link.heard + limits.DEAD_AFTER))
+                next_ping = now + limits.QUIC_HEARTBEAT
+            if not is_agent:
+                next_ping = max(link.heard, now - _HALF) + limits.HEARTBEAT
+            look = min(next_ping, now + limits.QUIC_BUSY_SILENCE) if busy else next_ping
+            await self._watch_pressure(until=min(look, link.heard + limits.DEAD_AFTER))
+
+    def _is_busy(self, now: float) -> bool:
+        """Return whether visitors have come within the last `QUIC_BUSY` seconds."""
+        received, self._received = self._in.received - self._received, self._in.received
+        if received >= _VISIT:
+            self._busy_until = now + limits.QUIC_BUSY
+        return now < self._busy_until
 
     async def _watch_pressure(self, *, until: float) -> None:
         """Sleep until *until*; while the session is pressed, look every second."""

@@ -166,7 +166,7 @@ class YamuxConnection(YamuxSession):
         if self.refusing:  # it may not have read our GO_AWAY yet
             self.guard.control_frame(now=self._now)
             self._refuse(stream_id)
-        elif len(self.streams) > limits.STREAMS_PER_SESSION:
+        elif len(self.streams) >= limits.STREAMS_ON_CARRIER:
             self.guard.reset_without_work(now=self._now)
             self._refuse(stream_id)
         else:

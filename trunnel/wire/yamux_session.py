@@ -131,7 +131,7 @@ class YamuxSession:
     @property
     def peer_stream_limit(self) -> int:
         """Streams that may be open: none more while `YAMUX_BACKLOG` wait for the peer's acknowledgement."""
-        return len(self.streams) if self.backlogged else limits.STREAMS_PER_SESSION + 1  # and the control stream
+        return len(self.streams) if self.backlogged else limits.STREAMS_ON_CARRIER
 
     @property
     def backlogged(self) -> bool:
