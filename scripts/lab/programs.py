@@ -36,6 +36,9 @@ LOG_SHOWN = 30
 AGENTS_PORT = 4433
 VISITORS_PORT = 8443
 
+RETIRED = "it is no longer needed"
+"""What an agent says that ends a carrier of its pool."""
+
 Record = dict[str, Any]
 
 
@@ -204,6 +207,11 @@ class Stage:
         self.origin = self.start("agent", sys.executable, "-m", "scripts.lab.origin")
         self._relay_id = str((await self.relay.event("listening"))["relay_id"])
         await self.origin.event("listening")
+
+    def losses(self, after: int = 0) -> list[Record]:
+        """Return the carriers and sessions that the relay has lost; one that the agent did not need is no loss."""
+        ended = self.relay.said("carrier_lost", "session_closed", after=after)
+        return [event for event in ended if RETIRED not in str(event.get("reason"))]
 
     def origin_port(self, kind: str = "port") -> int:
         """Return the origin's port of HTTP, or `raw`."""

@@ -29,6 +29,11 @@ class Road:
         """Whether its packets are UDP."""
         return self.transport == "quic"
 
+    @property
+    def carriers(self) -> int:
+        """How many carriers an agent has that is much visited: the figure behind `/` of the label."""
+        return int(self.label.partition("/")[2] or 1)
+
     def absent(self) -> str | None:
         """Return why this trunnel cannot take the road, None if it can."""
         text = _usage()
@@ -60,3 +65,4 @@ YAMUX_ONE = Road("yamux/1", "yamux", ("--pool-size", "1"))
 H2_TWO = Road("h2/2", "h2", ("--pool-size", "2"))
 H2_FOUR = Road("h2/4", "h2", ("--pool-size", "4"))
 YAMUX_TWO = Road("yamux/2", "yamux", ("--pool-size", "2"))
+YAMUX_FOUR = Road("yamux/4", "yamux", ("--pool-size", "4"))

@@ -164,7 +164,7 @@ async def reset_storm(case: Case) -> Outcome:
             stays.append(stayed)
         await trio.sleep(0.5)
         opened, closed = (len(agent.program.said(f"stream_{what}")) for what in ("opened", "closed"))
-        lost = len(scene.relay.said("carrier_lost", "session_closed"))
+        lost = len(scene.losses())
     figure = f"{broken} broken off, the last socket closed {1000 * statistics.median(stays):.0f} ms later (median; "
     figure += f"worst {1000 * max(stays):.0f}); {opened - closed} streams left, {lost} carriers lost"
     return Outcome(max(stays) <= CLOSED_LIMIT and opened >= broken and opened == closed and not lost, figure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import statistics
 import time
 from contextlib import suppress
 
@@ -11,7 +12,7 @@ import trio
 
 from scripts.lab import faults
 from scripts.lab.hosts import network
-from scripts.lab.programs import AGENTS_PORT, Agent, Program, Stage, stage, until
+from scripts.lab.programs import AGENTS_PORT, Agent, Program, Record, Stage, stage, until
 from scripts.lab.roads import H2, H2_TWO, QUIC, YAMUX, YAMUX_TWO
 from scripts.lab.table import Case, Outcome, row
 from scripts.lab.transfer import Job
@@ -93,7 +94,7 @@ async def forgetful_nat(case: Case) -> Outcome:
         begun = time.monotonic()
         await scene.visit(agent)
         first = time.monotonic() - begun
-        lost = len(scene.relay.said("carrier_lost", "session_closed"))
+        lost = len(scene.losses())
         natted = not str(scene.relay.said("session_opened")[0]["peer"]).startswith("10.81.1.")
     figure = f"served in {1000 * first:.0f} ms after {idle:.0f} s idle, TLS included; {lost} carriers lost"
     return Outcome(natted and first <= 0.1 + SLACK * case.quick and not lost, figure)
@@ -116,15 +117,38 @@ async def sleeping_agent(case: Case) -> Outcome:
     return Outcome(forgotten and back <= 5.0, figure)
 
 
-async def kill_one(scene: Stage, chance: random.Random) -> int:
-    """Abort one of the agent's connections to the relay, by chance; returns how many there were."""
+Span = tuple[float, float]
+"""Beginning and end, monotonic."""
+
+
+async def kill_one(scene: Stage, chance: random.Random) -> tuple[int, Span]:
+    """Abort one of the agent's connections to the relay, by chance; returns how many there were, and when it was."""
     listed = await scene.net.run("agent", "ss", "-Htn", "state", "established", f"dport = :{AGENTS_PORT}")
     locals_ = [line.split()[2].rpartition(":")[2] for line in listed.splitlines()]
+    begun = time.monotonic()
     if locals_:
         port = chance.choice(locals_)
         words = ("ss", "-K", "-Htn", f"sport = :{port} and dport = :{AGENTS_PORT}")
         await scene.net.run("agent", *words)
-    return len(locals_)
+    return len(locals_), (begun, time.monotonic())
+
+
+def share_besides(visits: list[Record], kills: list[Span]) -> float:
+    """Return the share that worked of the visits that were not under way while a connection was killed."""
+    besides = [
+        visit
+        for visit in visits
+        if not any(visit["begun"] <= ended and visit["begun"] + visit["seconds"] >= begun for begun, ended in kills)
+    ]
+    return sum("error" not in visit for visit in besides) / len(besides) if besides else 0.0
+
+
+def replacements(relay: Program) -> list[float]:
+    """Return the seconds from each loss of a carrier until there was another one."""
+    opened = [float(event["at"]) for event in relay.said("carrier_opened")]
+    lost = [float(event["at"]) for event in relay.said("carrier_lost")]
+    waits = (next((at - since for at in opened if at > since), None) for since in lost)
+    return [wait for wait in waits if wait is not None]
 
 
 async def hold(scene: Stage, agent: Agent) -> None:
@@ -137,17 +161,22 @@ async def hold(scene: Stage, agent: Agent) -> None:
 
 @row(
     "NET-10",
-    limit="a canary ≥ 99 % while one agent connection a second is killed",
+    limit="a canary ≥ 99 % while one agent connection a second is killed (quick: of visits not under way then)",
     roads=(H2_TWO, YAMUX_TWO),
     quick=(H2_TWO,),
     busy=True,
     timeout=400,
 )
 async def killed_connections(case: Case) -> Outcome:
-    """`ss -K` one of two connections, by chance, every second for 5 min (quick: 12 s), with eight visitors held."""
+    """`ss -K` one of two connections, by chance, every second for 5 min (quick: 12 s), with eight visitors held.
+
+    A visit that is under way on the connection is lost with it: one in a hundred, when
+    visits take 20 ms.  So the quick lab, with 240 of them on any machine, judges the others.
+    """
     duration = case.either(300, 12)
     chance = random.Random(10)
     counts: list[int] = []
+    kills: list[Span] = []
     async with network() as net, stage(net) as scene:
         agent = await scene.agent(case.road)
         async with trio.open_nursery() as nursery:
@@ -158,18 +187,22 @@ async def killed_connections(case: Case) -> Outcome:
             begun = time.monotonic()
             with trio.move_on_after(duration):
                 while True:
-                    counts.append(await kill_one(scene, chance))
+                    count, span = await kill_one(scene, chance)
+                    counts.append(count)
+                    kills.append(span)
                     await trio.sleep(1)
             until = time.monotonic()
             await trio.sleep(2)
             nursery.cancel_scope.cancel()
-        success, slowest = canary.success(begun, until), canary.slowest(begun, until)
-        visits = len(canary.visits(begun, until))
+        visits = canary.visits(begun, until)
+        replaced = replacements(scene.relay)
+    success, besides = canary.success(begun, until), share_besides(visits, kills)
     killed = sum(count > 0 for count in counts)
-    held = sum(counts) / len(counts)
-    figure = f"canary {100 * success:.2f} % of {visits}, slowest {slowest:.2f} s; {killed} killed, "
-    figure += f"{held:.1f} held on average"
-    return Outcome(success >= 0.99 and killed >= 0.8 * len(counts) and visits >= 10 * duration, figure)
+    figure = f"canary {100 * success:.2f} % of {len(visits)} ({100 * besides:.2f} % of those not under way at a kill), "
+    figure += f"slowest {canary.slowest(begun, until):.2f} s; {killed} killed, {sum(counts) / len(counts):.1f} held, "
+    figure += f"replaced after {statistics.median(replaced or [0.0]):.2f} s (worst {max(replaced, default=0.0):.2f})"
+    enough = killed >= 0.8 * len(counts) and len(visits) >= 10 * duration
+    return Outcome(enough and besides >= 0.99 and success >= case.either(0.99, 0.95), figure)
 
 
 @row("NET-11", limit="0 false offline marks in 10 min of bulk over 1 Mbit/s behind a queue of 400 ms", timeout=700)
@@ -186,7 +219,7 @@ async def full_line(case: Case) -> Outcome:
             scene.mover(agent, Job(1 << 30, upload=upload, deadline=duration + 30))
         await trio.sleep(duration)
         moved = [after - then for after, then in zip(await carried(scene), before, strict=True)]
-        marks = scene.relay.said("carrier_lost", "session_closed", after=seen[0])
+        marks = scene.losses(after=seen[0])
         marks += agent.program.said("disconnected", after=seen[1])
     rates = [8 * count / duration / 1e6 for count in moved]
     reasons = ", ".join(sorted({str(mark.get("reason")) for mark in marks}))

@@ -34,8 +34,8 @@ from trunnel.settings.agent import AgentSettings, TransportChoice
 from trunnel.streams.nursery import bare_nursery
 
 SOURCES = 4
-RAMP = 0.012
-"""Seconds from the start of one agent to the start of the next."""
+RAMP = 0.03
+"""Seconds from the start of one agent to the start of the next: a herd that gathers is not what is measured."""
 REPORT = 0.5
 REASONS = 60
 """Characters of a reason that are kept."""

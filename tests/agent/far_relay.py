@@ -146,6 +146,8 @@ class FarRelay:
     """The answer to every hello, if any."""
     canary: str | None = ""
     """How probes end: well, with a failure, or (None) never."""
+    probe_takes: float = 0.0
+    """Seconds from a probe to its canary."""
     deaf: bool = False
     """Whether it answers hellos and nothing else."""
     dials: list[tuple[float, TransportKind]] = field(default_factory=list)
@@ -229,6 +231,7 @@ class FarRelay:
         failure = self.canary
         if failure is None or far.link.silent_since is not None:
             return
+        await trio.sleep(self.probe_takes)
         if not failure and await send_canary(far.session) != b"token":
             failure = "came back changed"
         assert far.channel is not None
@@ -297,6 +300,7 @@ class ScriptedReach:
     passed_over: TransportKind | None = None
     due: float = 0.0
     """What `quic_due` says."""
+    round_trip: float | None = None
     noted: list[tuple[TransportKind, bool]] = field(default_factory=list)
 
     wanted = "anything"

@@ -19,7 +19,7 @@ from tests.tunnels import PATIENCE, Log, greet, house, visit
 from trunnel.agent.agent import Agent
 from trunnel.agent.wake import Jump, JumpKind
 from trunnel.errors import ConnectError, RejectCode, Rejected, RelayIdentityError, TrunnelError
-from trunnel.events import Connected, Connecting, Disconnected, Ready, RejectedByRelay, Starting, Stopping
+from trunnel.events import Canary, Connected, Connecting, Disconnected, Ready, RejectedByRelay, Starting, Stopping
 from trunnel.identity.keys import IdentityKey
 from trunnel.names import Hostname, ServerAddress
 from trunnel.settings import limits
@@ -40,8 +40,9 @@ class Running:
     failure: TrunnelError | None = None
 
     def states(self, relay: ServerAddress) -> list[str]:
-        """Return the kinds of the events about *relay*."""
-        return [event.kind for event in self.log.events if getattr(event, "relay", None) == str(relay)]
+        """Return the kinds of the events about *relay*, without canaries: of those there is one a while."""
+        about = [event for event in self.log.events if getattr(event, "relay", None) == str(relay)]
+        return [event.kind for event in about if not isinstance(event, Canary)]
 
 
 class Ways:
@@ -124,6 +125,16 @@ async def test_a_dead_relay_disturbs_nothing_and_its_return_is_noticed(
         await trio.sleep(limits.BACKOFF_CAP + 1)
         assert running.states(FAR)[-2:] == ["connected", "ready"]
         assert len(ways.near.dials) == 1
+
+
+async def test_canaries_say_whose_they_are(ways: Ways, tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The first of each relay and the later ones: one serves, the other does not."""
+    async with running_agent(tmp_path) as running:
+        await running.agent.ready.wait()
+        ways.far.canary = "black hole"
+        await trio.sleep(limits.CANARY_INTERVAL + 1)
+        seen = [(event.relay, event.ok) for event in running.log.of(Canary)]
+        assert sorted(seen) == sorted([(str(NEAR), True), (str(FAR), True), (str(NEAR), True), (str(FAR), False)])
 
 
 async def test_a_relay_that_goes_and_comes_disturbs_nothing(

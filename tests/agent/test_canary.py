@@ -13,14 +13,17 @@ from trunnel.events import Canary, Event, ignore_events
 from trunnel.settings import limits
 from trunnel.wire import control
 
+RELAY = "relay.example:443"
+
 
 async def test_the_first_canary_that_comes_back_is_reported_with_its_round_trip(
     relay: FarRelay, autojump_clock: MockClock
 ) -> None:
+    relay.probe_takes = 0.25
     events: list[Event] = []
     async with attached_to(relay) as attachment:
-        await first_canary(attachment, events.append)
-    assert events == [Canary(ok=True, rtt_ms=0.0)]
+        assert await first_canary(attachment, events.append, relay=RELAY) == pytest.approx(0.25)
+    assert events == [Canary(ok=True, rtt_ms=250.0, relay=RELAY)]
 
 
 async def test_the_first_canary_has_no_second_chance(relay: FarRelay, autojump_clock: MockClock) -> None:
@@ -28,9 +31,9 @@ async def test_the_first_canary_has_no_second_chance(relay: FarRelay, autojump_c
     events: list[Event] = []
     async with attached_to(relay) as attachment:
         with pytest.raises(SessionClosed, match="visitors would not be served: the agent accepts nothing") as raised:
-            await first_canary(attachment, events.append)
+            await first_canary(attachment, events.append, relay=RELAY)
     assert raised.value.retryable
-    assert events == [Canary(ok=False, rtt_ms=None, failure="the agent accepts nothing")]
+    assert events == [Canary(ok=False, rtt_ms=None, failure="the agent accepts nothing", relay=RELAY)]
 
 
 async def test_a_session_that_is_refused_meanwhile_tells_that_and_no_canary(
@@ -47,7 +50,7 @@ async def test_a_session_that_is_refused_meanwhile_tells_that_and_no_canary(
 
         nursery.start_soon(refuse)
         with pytest.raises(Rejected):
-            await first_canary(attachment, events.append)
+            await first_canary(attachment, events.append, relay=RELAY)
     assert events == []
 
 
@@ -55,9 +58,9 @@ async def test_a_session_that_serves_is_asked_for_ever(relay: FarRelay, autojump
     events: list[Event] = []
     async with attached_to(relay) as attachment:
         with trio.move_on_after(10.5 * limits.CANARY_INTERVAL):
-            await keep_watch(attachment, events.append)
+            await keep_watch(attachment, events.append, RELAY)
         assert attachment.ended is None
-    assert events == [Canary(ok=True, rtt_ms=0.0)] * 10
+    assert events == [Canary(ok=True, rtt_ms=0.0, relay=RELAY)] * 10
 
 
 async def test_a_canary_that_fails_once_is_asked_again_soon_and_forgiven(
@@ -73,7 +76,7 @@ async def test_a_canary_that_fails_once_is_asked_again_soon_and_forgiven(
     started = trio.current_time()
     async with attached_to(relay) as attachment:
         with trio.move_on_after(2.5 * limits.CANARY_INTERVAL + limits.CANARY_RETRY):
-            await keep_watch(attachment, note)
+            await keep_watch(attachment, note, RELAY)
         assert attachment.ended is None
     interval, retry = limits.CANARY_INTERVAL, limits.CANARY_RETRY
     assert times == [(interval, True), (2 * interval, False), (2 * interval + retry, True)]
@@ -83,7 +86,7 @@ async def test_a_session_whose_canaries_fail_twice_is_ended(relay: FarRelay, aut
     relay.canary = "black hole"
     async with attached_to(relay) as attachment:
         with trio.fail_after(limits.CANARY_INTERVAL + limits.CANARY_RETRY + 1):
-            await keep_watch(attachment, ignore_events)
+            await keep_watch(attachment, ignore_events, RELAY)
         assert attachment.link.closed is not None
         assert attachment.link.closed.reason == "visitors are not served: black hole"
         assert attachment.link.closed.code is ErrorCode.DEADLINE
@@ -96,6 +99,6 @@ async def test_a_relay_that_never_answers_a_probe_is_left_within_half_a_minute_o
     relay.canary = None
     async with attached_to(relay) as attachment:
         started = trio.current_time()
-        await keep_watch(attachment, ignore_events)
+        await keep_watch(attachment, ignore_events, RELAY)
         assert attachment.link.closed is not None
         assert trio.current_time() - started <= limits.CANARY_INTERVAL + 30

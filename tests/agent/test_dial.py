@@ -12,6 +12,7 @@ import trio
 from tests.agent.proxies import SmallProxy, listening
 from tests.agent.stage import closed_port
 from tests.tunnels import PATIENCE, house
+from trunnel import capabilities
 from trunnel.agent.choices import Choices
 from trunnel.agent.dial import Dialler, open_carrier
 from trunnel.agent.reach import Reach
@@ -76,6 +77,21 @@ async def test_another_key_than_the_pinned_one_is_no_relay(tmp_path: Path, kind:
         with pytest.raises(RelayIdentityError):
             await dialling.dial(kind)
         assert dialling.last_address is None
+
+
+@pytest.mark.parametrize(("beside_tcp", "seconds"), [(True, "0.1"), (False, "0.2")])
+async def test_silent_udp_is_waited_for_less_where_tcp_may_be_used_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: str, *, beside_tcp: bool
+) -> None:
+    """A relay that is down says so over TCP at once and over UDP never: the retry waits for the slower of the two."""
+    assert limits.QUIC_DIAL_TIMEOUT < limits.HANDSHAKE_TIMEOUT
+    monkeypatch.setattr(limits, "QUIC_DIAL_TIMEOUT", 0.1)
+    monkeypatch.setattr(limits, "HANDSHAKE_TIMEOUT", 0.2)
+    with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as silent:
+        await silent.bind(("127.0.0.1", 0))
+        dialling = dialler(tmp_path, silent.getsockname()[1])
+        with pytest.raises(ConnectError, match=rf"no answer within {seconds} s"):
+            await dialling.dial(QUIC, beside_tcp=beside_tcp)
 
 
 async def test_nobody_there_is_worth_a_retry(tmp_path: Path) -> None:
@@ -155,22 +171,41 @@ async def test_without_aioquic_tcp_takes_over_at_once_and_says_why(tmp_path: Pat
         chosen.value.abort()
 
 
+@pytest.mark.skipif(not capabilities.HAS_TCP_MAXSEG, reason="segments cannot be bounded here")
 async def test_silence_behind_a_connection_narrows_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A path that loses full-size packets without a word looks like this (NET-12); a second silence undoes it."""
     monkeypatch.setattr(limits, "HANDSHAKE_TIMEOUT", 0.05)
     sizes: list[int] = []
-
-    async def say_nothing(stream: trio.SocketStream) -> None:
-        sizes.append(stream.socket.getsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_MAXSEG))
-        await trio.sleep_forever()
-
-    async with trio.open_nursery() as nursery:
-        (listener,) = await nursery.start(trio.serve_tcp, say_nothing, 0, host="127.0.0.1")
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
         dialling = dialler(tmp_path, listener.socket.getsockname()[1])
         for _ in range(3):
+            with pytest.raises(ConnectError, match="longer than"):
+                await dialling.dial(H2)
+            async with await listener.accept() as silent:  # the kernel had connected it; nobody spoke
+                sizes.append(silent.socket.getsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_MAXSEG))
+    assert [size <= limits.SEGMENT_NARROW for size in sizes] == [False, True, False]
+
+
+@pytest.mark.skipif(not capabilities.HAS_TCP_MAXSEG, reason="segments cannot be bounded here")
+async def test_an_answer_that_is_no_relays_narrows_nothing(tmp_path: Path) -> None:
+    """Packets came through; that the handshake failed has another reason."""
+    sizes: list[int] = []
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+    async def answer(stream: trio.SocketStream) -> None:
+        sizes.append(stream.socket.getsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_MAXSEG))
+        async with stream:
+            await stream.receive_some()
+            await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, answer, [listener])
+        dialling = dialler(tmp_path, listener.socket.getsockname()[1])
+        for _ in range(2):
             with pytest.raises(ConnectError):
                 await dialling.dial(H2)
         nursery.cancel_scope.cancel()
-    assert [size <= limits.SEGMENT_NARROW for size in sizes] == [False, True, False]
+    assert [size <= limits.SEGMENT_NARROW for size in sizes] == [False, False]

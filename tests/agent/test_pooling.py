@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trunnel.agent.pooling import Step, View, carriers_wanted, next_step
 from trunnel.settings import limits
 
-NOTHING, ADD, RETIRE = Step.NOTHING, Step.ADD_TCP, Step.RETIRE_TCP
+NOTHING, ADD, ADD_QUIC, RETIRE = Step.NOTHING, Step.ADD_TCP, Step.ADD_QUIC, Step.RETIRE_TCP
 PER = limits.STREAMS_PER_CARRIER
 
 
@@ -69,9 +69,12 @@ def test_one_carrier_then_one_more_for_so_many_visitors(peak: int, pool_size: in
         (view("+", "-"), NOTHING),
         (view("+", "-", peak=1), ADD),
         (view("", ""), ADD),
-        # TCP is not to be used
-        (view("", "-", tcp_allowed=False), NOTHING),
-        (view("", "", tcp_allowed=False), NOTHING),
+        # TCP is not to be used: another QUIC connection beside a silent one, and no third
+        (view("", "+", peak=1_000, tcp_allowed=False), NOTHING),
+        (view("", "-", tcp_allowed=False), ADD_QUIC),
+        (view("", "", tcp_allowed=False), ADD_QUIC),
+        (view("", "-+", tcp_allowed=False), NOTHING),
+        (view("", "--", tcp_allowed=False), NOTHING),
     ],
 )
 def test_what_to_do_next(now: View, step: Step) -> None:
@@ -84,18 +87,25 @@ def test_what_to_do_next(now: View, step: Step) -> None:
     settled=st.booleans(),
     peak=st.integers(0, 200),
     pool_size=st.integers(1, limits.POOL_SIZE_MAX),
+    tcp_allowed=st.booleans(),
 )
 def test_steps_come_to_an_end_and_leave_a_carrier_that_answers(
-    tcp: str, quic: str, *, settled: bool, peak: int, pool_size: int
+    tcp: str, quic: str, *, settled: bool, peak: int, pool_size: int, tcp_allowed: bool
 ) -> None:
     """No state is left and entered again; a dial gives a carrier that answers, and never too many."""
+    tcp = tcp if tcp_allowed else ""
+    facts = {"quic_settled": settled, "peak": peak, "pool_size": pool_size, "tcp_allowed": tcp_allowed}
     steps: set[Step] = set()
-    while (step := next_step(view(tcp, quic, quic_settled=settled, peak=peak, pool_size=pool_size))) is not NOTHING:
+    while (step := next_step(view(tcp, quic, **facts))) is not NOTHING:
         steps.add(step)
         if step is ADD:
             tcp += "+"
             assert len(tcp) <= 2 * pool_size
+        elif step is ADD_QUIC:
+            quic += "+"
+            assert len(quic) <= 2
         else:
             tcp = tcp.replace("+", "", 1) if "+" in tcp else tcp[1:]
     assert len(steps) <= 1
-    assert "+" in tcp + quic or len(tcp) >= 2 * pool_size
+    assert (ADD_QUIC if tcp_allowed else ADD) not in steps
+    assert "+" in tcp + quic or len(tcp) >= 2 * pool_size or (len(quic) == 2 and not tcp_allowed)

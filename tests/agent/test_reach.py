@@ -35,11 +35,14 @@ class Answering:
     answered: tuple[TransportKind, ...]
     via: ViaAddress | None = None
     dialled: list[TransportKind] = field(default_factory=list[TransportKind])
+    beside_tcp: bool | None = None
+    """What the last dial was told."""
     failure: ConnectError = field(default_factory=lambda: ConnectError("connection refused"))
     server = RELAY
 
-    async def dial(self, kind: TransportKind) -> Carrier:
+    async def dial(self, kind: TransportKind, *, beside_tcp: bool = False) -> Carrier:
         self.dialled.append(kind)
+        self.beside_tcp = beside_tcp
         await trio.lowlevel.checkpoint()
         if kind not in self.answered:
             raise self.failure
@@ -80,6 +83,7 @@ async def test_a_transport_that_was_asked_for_is_the_only_one_dialled(tmp_path: 
         chosen = await reach(tmp_path, dialler, choice).first()
         assert (chosen.transport, dialler.dialled) == (kind, [kind])
         assert chosen.value is cast("Carrier", kind)
+        assert dialler.beside_tcp is False
         assert chosen.why == f"{kind.full_name}, as asked"
         refused = Answering(())
         with pytest.raises(ConnectError):
@@ -92,6 +96,7 @@ async def test_quic_is_dialled_first_and_tcp_takes_over(tmp_path: Path) -> None:
     chosen = await reach(tmp_path, dialler).first()
     assert dialler.dialled == [QUIC, H2]
     assert (chosen.transport, chosen.passed_over) == (H2, QUIC)
+    assert dialler.beside_tcp  # QUIC is not waited for long
     assert chosen.why == "HTTP/2 over TLS on TCP: UDP failed (connection refused)"
 
 

@@ -34,6 +34,16 @@ async def test_ready_follows_connected_follows_a_canary(
         assert running.log.of(Ready)[0].relay == str(SERVER)
 
 
+async def test_the_first_canary_tells_the_round_trip(
+    relay: FarRelay, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The next dial's head start follows it: a canary is asked for, and goes there and back."""
+    relay.probe_takes = 0.8
+    async with pursuit(relay, tmp_path) as running:
+        await running.supervisor.ready.wait()
+        assert running.reach.round_trip == pytest.approx(0.4)
+
+
 async def test_a_session_that_serves_nobody_is_never_called_connected(
     relay: FarRelay, tmp_path: Path, autojump_clock: MockClock
 ) -> None:

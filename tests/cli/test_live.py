@@ -137,6 +137,22 @@ def test_whether_visitors_are_served_is_shown_with_its_age() -> None:
     view.close()
 
 
+def test_each_relay_says_whether_it_serves() -> None:
+    """One of two that does not serve is not hidden by the other's canaries."""
+    times = [100.0]
+    view = live_view(io.StringIO(), now=lambda: times[0])
+    for relay in ("near:443", "far:443"):
+        view(events.Connecting(relay=relay, transport="auto", attempt=1))
+    view(events.Canary(ok=True, rtt_ms=12.4, relay="near:443"))
+    times[0] += 7
+    view(events.Canary(ok=False, rtt_ms=None, failure="black hole", relay="far:443"))
+    view(events.Canary(ok=True, rtt_ms=3.0, relay="near:443"))
+    assert rows(view, "Served") == ["yes, 3 ms, 0 s ago by near:443", "no: black hole, 0 s ago by far:443"]
+    view(events.Disconnected(reason="lost", retry_in=2.0, relay="far:443"))
+    assert rows(view, "Served") == ["yes, 3 ms, 0 s ago by near:443"]
+    view.close()
+
+
 async def test_the_age_of_a_canary_is_redrawn_each_second(autojump_clock: trio.testing.MockClock) -> None:
     stdout = io.StringIO()
     view = live_view(stdout, now=trio.current_time)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import socket
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 import trunnel
 from tests.tunnels import PATIENCE, greet, house, until
@@ -85,6 +88,26 @@ async def test_a_bug_in_one_carrier_ends_that_carrier_only(
                     await until(lambda: carrier.link.connection.ending is not None)
         assert "connection_failed" in caplog.text
         monkeypatch.setattr(AgentDoor, "greet", broken)
+        await home.expose(greet, transport=TransportChoice.QUIC)
+
+
+async def test_a_certificate_that_cannot_be_read_ends_its_carrier_only(tmp_path: Path) -> None:
+    """Anybody can make one, and sign for it."""
+    key = IdentityKey.generate()
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "agent")])
+    malformed = x509.UnrecognizedExtension(x509.oid.ExtensionOID.SUBJECT_ALTERNATIVE_NAME, b"\xff\xff\xff")
+    certificate = (
+        x509.CertificateBuilder(name, name, key.private_key.public_key(), 1, utc_now(), utc_now() + timedelta(days=1))
+        .add_extension(malformed, critical=False)
+        .sign(key.private_key, hashes.SHA256())
+    )
+    async with house(tmp_path) as home:
+        unreadable = QuicCredentials(private_key=key.private_key, chain=(certificate,))
+        address = ("127.0.0.1", home.relay.agents_port)
+        carrier = await dial_quic(address, unreadable, server_name=None, timeout=PATIENCE)
+        async with carrier.driven():
+            with trio.fail_after(PATIENCE):
+                await until(lambda: carrier.link.connection.ending is not None)
         await home.expose(greet, transport=TransportChoice.QUIC)
 
 

@@ -39,7 +39,7 @@ TASK_BOUNDARIES = {
     ("trunnel/relay/quic.py", "serve"): "one agent's QUIC connection, at the relay",
     (
         "trunnel/transports/quic_guard.py",
-        "_contain",
+        "contain",
     ): "a library's parser on a stranger's bytes: its connection ends, the others of the socket go on",
     ("trunnel/relay/visitors.py", "_serve"): "one visitor, at the relay, in its session's nursery",
     ("trunnel/cli/main.py", "main"): "a command that does its work at once",

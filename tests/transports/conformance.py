@@ -6,7 +6,7 @@ test each.  The relay's end opens streams, the agent's end accepts them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -44,16 +44,27 @@ async def stream_pair(maker: Maker) -> AsyncIterator[tuple[Stream, Stream]]:
 async def fill(stream: Stream) -> int:
     """Send until the stream blocks (its sender is then clean); return the bytes taken."""
     sent = 0
-    while True:
-        with trio.move_on_after(0.05) as scope:
-            await stream.wait_send_all_might_not_block()
-        if scope.cancelled_caught:
-            return sent
-        with trio.move_on_after(0.05):
-            await stream.send_all(b"x" * 1024)
-            sent += 1024
-            continue
-        return sent
+    while not await blocks(stream.wait_send_all_might_not_block):
+        await stream.send_all(b"x" * 1024)
+        sent += 1024
+    return sent
+
+
+async def blocks(call: Callable[[], Awaitable[None]]) -> bool:
+    """Make a call; return whether it had to be cancelled, because nothing happened any more while it waited."""
+    returned = False
+
+    async def make() -> None:
+        nonlocal returned
+        await call()
+        returned = True
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(make)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        nursery.cancel_scope.cancel()
+    return not returned
 
 
 async def read_all(stream: Stream, *, pause: Callable[[], Any] | None = None) -> bytes:

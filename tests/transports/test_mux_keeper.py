@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.transports.conformance import open_pair
 from tests.transports.h2_model import content, frame, headers, read_frames
 from tests.transports.h2_pairs import RawPeer, h2_of, raw_pair
 from tests.transports.mux_pairs import PAIRS, Pair
@@ -118,6 +119,35 @@ async def test_a_peer_that_answers_leaves_nothing_open(autojump_clock: trio.test
             assert agent.unanswered_since is None
 
 
+async def test_a_new_stream_is_a_question_until_anything_is_heard(autojump_clock: trio.testing.MockClock) -> None:
+    """A carrier that has fallen silent is suspect soon after its first visitor, not after its next ping."""
+    async with raw_pair(Role.CLIENT) as (session, peer):
+        await peer.greet()
+        await peer.carrier.send_all(frame(FrameType.PING, frames.ACK, 0, bytes(8)))
+        await trio.sleep(3)
+        assert open_since(session) is None
+        opened = trio.current_time()
+        await session.open_stream()
+        await trio.sleep(1)
+        await session.open_stream()
+        assert open_since(session) == opened, "the oldest of those unanswered"
+        await trio.sleep(limits.HEARTBEAT)
+        assert open_since(session) == opened
+        await peer.carrier.send_all(frame(FrameType.PING, frames.ACK, 0, bytes(8)))
+        await trio.testing.wait_all_tasks_blocked()
+        assert open_since(session) is None
+
+
+@PAIRS
+async def test_an_idle_session_sleeps_from_ping_to_ping(autojump_clock: trio.testing.MockClock, pair: Pair) -> None:
+    """Ten thousand agents that looked at their streams every second would be half of a core."""
+    async with pair() as (relay, agent):
+        await open_pair(relay, agent)
+        await trio.sleep(0.5)
+        wakes = trio.lowlevel.current_statistics().seconds_to_next_deadline
+        assert wakes > 2 * limits.PRESSURE_LOOK
+
+
 async def stalled_streams(peer: RawPeer, count: int) -> None:
     """Open *count* streams and fill each one's window."""
     await peer.greet()
@@ -199,8 +229,8 @@ async def test_a_consumer_that_reads_is_spared(autojump_clock: trio.testing.Mock
         await stalled_streams(peer, count)
         streams = [await session.accept_stream() for _ in range(count)]
         for _ in range(12):
-            await trio.sleep(1)
             for stream in streams[:20]:
                 await stream.receive_some(1)
+            await trio.sleep(1)
         assert all(stream.unread for stream in streams[:20])  # type: ignore[attr-defined]
         assert session.statistics().unread < limits.SESSION_PRESSURE

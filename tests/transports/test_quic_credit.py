@@ -60,6 +60,23 @@ def test_the_window_grows_while_the_consumer_keeps_pace_and_no_further_than_its_
     assert most // 2 < window <= most
 
 
+def test_far_away_credit_comes_back_long_before_half_of_the_window_is_consumed() -> None:
+    """Half of it at a time would leave the sender idle for half of each round trip (at 200 ms: half of the speed)."""
+    wire = Wire()
+    (stream,) = wire.open()
+    wire.transfer(wire.server, stream, bytes(BULK))
+    received = wire.client._streams[stream]
+    assert wire.client.round_trip > limits.ROUND_TRIP_FLOOR
+    steps: list[int] = []
+    for _ in range(2):  # from one announcement to the next
+        granted, taken = received.max_stream_data_local, 0
+        while received.max_stream_data_local == granted:
+            wire.client.consumed(stream, 16 * KIB, unread=0, now=wire.now)
+            taken += 16 * KIB
+        steps.append(taken)
+    assert steps[1] <= limits.WINDOW_UPDATE_STEP + 16 * KIB
+
+
 def test_all_streams_together_get_no_more_than_the_session_s_credit() -> None:
     wire = Wire()
     wire.reading = False

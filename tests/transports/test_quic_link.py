@@ -146,6 +146,31 @@ async def test_a_socket_that_is_full_holds_its_connections_back() -> None:
         assert broken.errors == []
 
 
+class Broken:
+    """An owner with a bug."""
+
+    def take_event(self, event: events.QuicEvent, now: float) -> None:
+        raise ZeroDivisionError
+
+    def look(self, now: float) -> None:
+        raise ZeroDivisionError
+
+
+async def test_a_bug_in_one_session_ends_that_connection_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """All of a socket's connections share one task."""
+    async with quic_relay() as relay, quic_agent(relay.address) as agent, quic_agent(relay.address) as other:
+        first, second = await relay.session(), await relay.session()
+        first._link._owner = Broken()
+        first._link.touch()
+        closed = await agent.wait_closed()
+        assert "INTERNAL_ERROR" in closed.reason
+        assert "connection failed" in caplog.text
+        near, far = await open_pair(second, other)
+        await near.send_all(b"goes on")
+        assert await far.receive_some() == b"goes on"
+        first.abort("the test is over")
+
+
 async def test_events_before_the_session_are_bounded() -> None:
     async with quic_relay() as relay, quic_agent(relay.address) as agent:
         session = await relay.session()

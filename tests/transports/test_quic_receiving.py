@@ -33,6 +33,9 @@ class Connection:
     def discard(self, stream_id: int, amount: int) -> None:
         self.returned += amount
 
+    def writable(self, stream_id: int) -> bool:
+        return True
+
     def stop_stream(self, stream_id: int, code: int) -> None:
         self.stopped[stream_id] = code
 

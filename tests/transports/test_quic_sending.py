@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import trio
 import trio.testing
@@ -55,6 +57,31 @@ async def test_a_lost_connection_is_waited_for_no_longer() -> None:
         await relay.wait_closed()
         with trio.fail_after(1):
             await relay._out.wait_flushed()
+
+
+async def test_a_lost_connection_leaves_no_alarm_behind() -> None:
+    """One that nobody moves would go off without a pause until the connection is forgotten."""
+    async with quic_pair() as (relay, agent):
+        near, _far = await open_pair(relay, agent)
+        await near.send_all(b"x")
+        near.reset(ErrorCode.PEER_ABORTED)
+        assert relay._link.alarm < math.inf
+        relay._link.connection.close()
+        relay._link.settle(trio.current_time())
+        assert relay._link.alarm == math.inf
+
+
+async def test_the_first_reason_to_reset_stands() -> None:
+    """Who has aborted a stream closes it, too: CANCEL must not take the place of the reason."""
+    async with quic_pair() as (relay, agent):
+        near, far = await open_pair(relay, agent)
+        await near.send_all(b"x")
+        near.reset(ErrorCode.ORIGIN_UNREACHABLE)
+        await near.aclose()
+        assert await far.receive_some() == b"x"
+        with pytest.raises(trio.BrokenResourceError):
+            await far.receive_some()
+        assert far.reset_code is ErrorCode.ORIGIN_UNREACHABLE
 
 
 async def test_an_ended_session_takes_no_more_bytes() -> None:

@@ -8,7 +8,7 @@ import trio.testing
 
 from tests.transports.conformance import open_pair, read_all
 from tests.transports.quic_pairs import quic_pair
-from trunnel.errors import ErrorCode, StreamReset
+from trunnel.errors import ErrorCode, SessionClosed, StreamReset
 from trunnel.settings import limits
 from trunnel.transports.quic import QuicSession
 from trunnel.transports.quic_stream import QuicStream
@@ -72,6 +72,30 @@ async def test_streams_that_the_agent_refuses_end_at_once() -> None:
             await near.receive_some()
         assert isinstance(caught.value.__cause__, StreamReset)
         assert caught.value.__cause__.code is ErrorCode.REFUSED_STREAM
+
+
+async def test_a_goodbye_on_a_stream_that_the_peer_has_stopped_needs_no_answer() -> None:
+    """STOP_SENDING ends our direction in aioquic before we hear of it: a FIN would fail there."""
+    async with quic_pair() as (relay, agent):
+        stream_id = agent._connection.get_next_available_stream_id()
+        agent._connection.send_stream_data(stream_id, b"\x01")
+        agent._connection.stop_stream(stream_id, ErrorCode.CANCEL)
+        agent._link.touch()
+        await trio.testing.wait_all_tasks_blocked(0.03)
+        assert relay.closed is None
+        with pytest.raises(SessionClosed, match="going away"):
+            await relay.open_stream()
+
+
+async def test_a_relay_accepts_no_stream_of_bytes() -> None:
+    """Nobody would take it up: it could lie there, full, as long as the agent likes."""
+    async with quic_pair() as (relay, agent):
+        near = await agent.open_stream()
+        await near.send_all(b"hello")
+        with pytest.raises(trio.BrokenResourceError):
+            await near.receive_some()
+        assert near.reset_code is ErrorCode.REFUSED_STREAM
+        assert relay.statistics().streams_open == relay.statistics().unread == 0
 
 
 async def test_more_streams_than_are_accepted_are_refused() -> None:

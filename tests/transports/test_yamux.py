@@ -175,6 +175,17 @@ async def test_both_ends_may_open_streams() -> None:
             assert await far.receive_some() == b"hello"
 
 
+async def test_a_relay_ends_a_carrier_on_which_the_agent_opens_a_stream() -> None:
+    """Nobody accepts there: such streams could lie full as long as the agent likes."""
+    left, right = trio.testing.memory_stream_pair()
+    async with (
+        open_yamux_session(left, Role.CLIENT, AGENT, accepting=False) as relay,
+        open_yamux_session(right, Role.SERVER, RELAY) as agent,
+    ):
+        await agent.open_stream()
+        assert (await relay.wait_closed()).code is ErrorCode.PROTOCOL_ERROR
+
+
 async def test_a_stream_is_acknowledged_when_it_is_accepted() -> None:
     async with raw_pair(Role.SERVER) as (session, peer):
         await trio.testing.wait_all_tasks_blocked()

@@ -126,9 +126,9 @@ class CarrierKeeper:
             await self._move()
         self._end_retired(now)
         self._say(now)
+        if self._reach.tcp is None:
+            self._keep_one_quic(now)
         view = self._view(now)
-        if any(view.quic) and not all(view.quic):
-            self._replaced |= {each for each in self._attachment.carriers if is_suspect(each.link, now)}
         if any(view.tcp) or view.quic_settled or (any(view.quic) and not view.tcp_allowed):
             for attached in tuple(self._replaced):
                 self._retire(attached, now)
@@ -142,12 +142,13 @@ class CarrierKeeper:
             case _:
                 pass
 
+    def _current(self) -> list[Attached]:
+        """Return the carriers that are to stay, oldest first."""
+        leaving = self._retired.keys() | self._replaced
+        return [attached for attached in self._attachment.carriers if attached not in leaving]
+
     def _view(self, now: float) -> View:
-        current = [
-            attached
-            for attached in self._attachment.carriers
-            if attached not in self._retired and attached not in self._replaced
-        ]
+        current = self._current()
         tcp = [not is_suspect(each.link, now) for each in current if is_tcp(each.link.transport)]
         quic = [not is_suspect(each.link, now) for each in current if not is_tcp(each.link.transport)]
         settled = self._quic_answering_since
@@ -233,6 +234,12 @@ class CarrierKeeper:
                 attached.link.abort("it is no longer needed", code=ErrorCode.NO_ERROR)
 
     # --- QUIC -----------------------------------------------------------------------------------------
+
+    def _keep_one_quic(self, now: float) -> None:
+        """Where only QUIC may be used: of several carriers keep the first that answers."""
+        current = self._current()
+        answering = [attached for attached in current if not is_suspect(attached.link, now)]
+        self._replaced |= set(current) - set(answering[:1]) if answering else set()
 
     async def _watch_quic(self, now: float) -> None:
         carriers = [each.link for each in self._attachment.carriers if not is_tcp(each.link.transport)]

@@ -11,7 +11,8 @@
 - QUIC that has gone silent (`auto`): TCP beside it, at once.  Once QUIC has
   answered again for `QUIC_SETTLED` seconds the TCP carriers retire.  Where only
   QUIC may be used (`--transport quic`), another connection beside it: the relay
-  may have been restarted, or the path be a new one.
+  may have been restarted, or the path be a new one.  The first that answers
+  stays, the other retires.
 - What is not needed any more retires: no new streams, and it ends when its last
   one has.
 """
@@ -27,7 +28,7 @@ from typing import Final, final
 from trunnel.settings import limits
 
 _SILENT_FACTOR: Final = 2
-"""TCP carriers at most, the silent ones included, for each one that `--pool-size` allows."""
+"""Carriers at most, the silent ones included, for each one that is allowed: `--pool-size` of TCP, one of QUIC."""
 
 
 @final
@@ -70,8 +71,8 @@ def carriers_wanted(peak: int, pool_size: int) -> int:
 def next_step(view: View) -> Step:
     """Return what brings the session's carriers nearer to what it needs."""
     if not view.tcp_allowed:
-        silent = not any(view.quic) and len(view.quic) < _SILENT_FACTOR
-        return Step.ADD_QUIC if silent else Step.NOTHING
+        wanting = not any(view.quic) and len(view.quic) < _SILENT_FACTOR
+        return Step.ADD_QUIC if wanting else Step.NOTHING
     answering = sum(view.tcp)
     if any(view.quic):
         return Step.RETIRE_TCP if view.tcp and view.quic_settled else Step.NOTHING

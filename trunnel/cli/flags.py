@@ -68,7 +68,7 @@ def with_flags(*table: Option, defaults: type[msgspec.Struct]) -> Decorator:
 def _worded(default: object) -> str:
     """Return a default for the help; nothing where "absent" says it all."""
     match default:
-        case bool() | bytes() | None | msgspec.NODEFAULT:
+        case bool() | bytes() | None | () | msgspec.NODEFAULT:
             return ""
         case float():
             return f" (default {default:g} s)"

@@ -104,7 +104,7 @@ class AgentDoor:
     def _multiplex(self, carrier: TlsStream, peer: Peer) -> AbstractAsyncContextManager[Session]:
         """Return the transport that ALPN has agreed on."""
         if carrier.alpn == LINK_ALPN_YAMUX:
-            return open_yamux_session(carrier, Role.CLIENT, peer, window_max=self.window_max)
+            return open_yamux_session(carrier, Role.CLIENT, peer, window_max=self.window_max, accepting=False)
         authority = self._relay_id.value
         return open_h2_session(carrier, Role.CLIENT, peer, authority=authority, window_max=self.window_max)
 

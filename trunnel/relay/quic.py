@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trunnel.errors import ErrorCode, RemoteProtocolError
 from trunnel.identity.keys import extension_of, id_of
 from trunnel.relay.admission import Admission, Admit, Ticket
 from trunnel.relay.agents import AgentDoor
@@ -53,11 +54,14 @@ async def serve_agents_on_quic(
             carrier.abort("too many connections")
             return
         leaf = carrier.peer_certificates[0]
-        peer = Peer(key_id=id_of(leaf), address=str(Address(*carrier.address)), extension=extension_of(leaf))
         with decision.ticket:
             try:
+                peer = Peer(key_id=id_of(leaf), address=str(Address(*carrier.address)), extension=extension_of(leaf))
                 async with open_quic_session(carrier, peer) as link:
                     await door.greet(link, decision.ticket)
+            except RemoteProtocolError as exc:
+                logger.warning("agent_handshake_failed", extra={"peer": carrier.address[0], "reason": exc.reason})
+                carrier.abort(exc.reason, code=ErrorCode.PROTOCOL_ERROR)
             except Exception:
                 logger.exception("connection_failed", extra={"peer": carrier.address[0]})
 

@@ -107,7 +107,7 @@ class MuxSession(Session):
 
     @property
     def unanswered_since(self) -> float | None:
-        """When the ping went out to which nothing at all was heard since, or None."""
+        """When the ping or the new stream went out since which nothing at all was heard, or None."""
         return self._keeper.unanswered_since
 
     @property
@@ -130,8 +130,10 @@ class MuxSession(Session):
             if len(self.connection.streams) < self.connection.peer_stream_limit:
                 break
             await self._room.wait()
-        stream = MuxStream(self, self.connection.open_stream(now=trio.current_time()))
+        now = trio.current_time()
+        stream = MuxStream(self, self.connection.open_stream(now=now))
         self._streams[stream.stream_id] = stream
+        self._keeper.asked(now)
         self.wake_writer()
         return stream
 
@@ -242,7 +244,7 @@ class MuxSession(Session):
         try:
             slice_size = limits.READ_SLICE
             while chunk := await self._carrier.receive_some(slice_size):
-                self._keeper.heard = now = trio.current_time()
+                self._keeper.hear(now := trio.current_time())
                 if self._closed is not None:  # read on, so that closing the carrier is no RST, but nobody is there
                     continue
                 happened = self._receiver.feed_untrusted(bytes(chunk), now=now)
@@ -291,6 +293,7 @@ class MuxSession(Session):
             self.connection.discard(len(payload))
         else:
             stream.deliver(payload)
+            self._keeper.received(len(payload))
 
     def _on_ended(self, stream_id: int) -> None:
         stream = self._streams.get(stream_id)

@@ -224,8 +224,8 @@ class QuicSession(Session):
             self._in.take_event(event, now)
 
     def arrive(self, stream: QuicStream) -> bool:
-        """Queue a stream of the peer for `accept_stream`."""
-        if self._refusing or len(self._accepted) >= limits.ACCEPT_QUEUE:
+        """Queue a stream of the peer for `accept_stream`; agents open none, they only say "no more"."""
+        if self._refusing or not self._connection.configuration.is_client or len(self._accepted) >= limits.ACCEPT_QUEUE:
             return False
         self._accepted.append(stream)
         self._arrival.set()

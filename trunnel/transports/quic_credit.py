@@ -169,6 +169,14 @@ class CreditedConnection(GuardedConnection):
         stream = self._table.get(stream_id)
         return 0 if stream is None else sending_half(stream).unacknowledged
 
+    def writable(self, stream_id: int) -> bool:
+        """Whether bytes or a FIN may be written to a stream: neither we nor the peer's STOP_SENDING have ended it.
+
+        The peer's frames have their effect here before anybody hears of them.
+        """
+        stream = self._table.get(stream_id)
+        return stream is not None and sending_half(stream).writable
+
     def drained(self, stream_id: int) -> bool:
         """Whether everything written to a stream was acknowledged, or dropped by a reset."""
         return not self.unacknowledged(stream_id)
@@ -239,7 +247,7 @@ class CreditedConnection(GuardedConnection):
         half.consumed += amount
         half.window.consumed(amount, unread=unread, now=now, round_trip=self.round_trip)
         limit = half.consumed + half.window.size
-        if limit - stream.max_stream_data_local >= half.window.size // 2:
+        if limit - stream.max_stream_data_local >= half.window.step(self.round_trip):
             stream.max_stream_data_local = limit
             self._table.announcing[stream_id] = stream
 

@@ -1,7 +1,7 @@
 """A QUIC connection that hostile bytes can end, and nothing more.
 
 - **Whatever aioquic raises ends this connection** with INTERNAL_ERROR and
-  nothing else: `GuardedConnection._contain` catches `Exception`, the one place
+  nothing else: `GuardedConnection.contain` catches `Exception`, the one place
   in the transports that does, because a library's parser runs there on a
   stranger's bytes and its failure must not reach the other connections of the
   same socket.
@@ -113,24 +113,24 @@ class GuardedConnection(QuicConnection):
 
     def receive_datagram(self, data: bytes, addr: NetworkAddress, now: float) -> None:
         """Take a datagram of the peer, or of anybody; whatever it contains is this connection's affair alone."""
-        self._contain(super().receive_datagram, data, addr, now)
+        self.contain(super().receive_datagram, data, addr, now)
 
     def handle_timer(self, now: float) -> None:
         """Do what `get_timer` asked for."""
-        self._contain(super().handle_timer, now)
+        self.contain(super().handle_timer, now)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         """Return the datagrams to send now, with their addresses."""
         if not self._network_paths:
             return []  # a server that has not understood anything yet
         write = super().datagrams_to_send
-        datagrams = self._contain(write, now)
+        datagrams = self.contain(write, now)
         if datagrams is None:  # it failed and was closed: say so to the peer
-            datagrams = self._contain(write, now)
+            datagrams = self.contain(write, now)
         return datagrams or []
 
-    def _contain(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """Call aioquic; close this connection if it fails, and return None."""
+    def contain(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Call aioquic, or who hears of its events; close this connection if that fails, and return None."""
         try:
             return call(*args, **kwargs)
         except PacketRefusedError as exc:

@@ -65,7 +65,7 @@ class Keeper:
                 self._abort(f"nothing heard for {limits.DEAD_AFTER:.0f} s", code=ErrorCode.DEADLINE)
                 return
             busy = is_agent and self._is_busy(now)
-            asked = busy and silence >= limits.QUIC_BUSY_SILENCE
+            asked = busy and now >= link.heard + limits.QUIC_BUSY_SILENCE
             if asked or (now >= next_ping if is_agent else silence >= limits.HEARTBEAT):
                 self._pings += 1
                 link.connection.send_ping(self._pings)
@@ -73,7 +73,7 @@ class Keeper:
                 next_ping = now + limits.QUIC_HEARTBEAT
             if not is_agent:
                 next_ping = max(link.heard, now - _HALF) + limits.HEARTBEAT
-            look = min(next_ping, now + limits.QUIC_BUSY_SILENCE) if busy else next_ping
+            look = min(next_ping, self._next_question(now)) if busy else next_ping
             await self._watch_pressure(until=min(look, link.heard + limits.DEAD_AFTER))
 
     def _is_busy(self, now: float) -> bool:
@@ -82,6 +82,11 @@ class Keeper:
         if received >= _VISIT:
             self._busy_until = now + limits.QUIC_BUSY
         return now < self._busy_until
+
+    def _next_question(self, now: float) -> float:
+        """Return when the relay will have been silent for too long; when to ask again if it has been already."""
+        silent_at = self._link.heard + limits.QUIC_BUSY_SILENCE
+        return silent_at if silent_at > now else now + limits.QUIC_BUSY_SILENCE
 
     async def _watch_pressure(self, *, until: float) -> None:
         """Sleep until *until*; while the session is pressed, look every second."""

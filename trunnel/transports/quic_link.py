@@ -178,7 +178,7 @@ class QuicLink:
             self.connection.handle_timer(now)
         self._pass_on(now)
         if self._owner is not None:
-            self._owner.look(now)
+            self.connection.contain(self._owner.look, now)
         elif now >= self.alarm and self._home is not None:
             self._home.expired(self)
             return
@@ -213,12 +213,12 @@ class QuicLink:
         kept = self._kept
         owner = self._owner
         while owner is not None and kept:
-            owner.take_event(kept.popleft(), now)
+            connection.contain(owner.take_event, kept.popleft(), now)
         while (event := connection.next_event()) is not None:
             if self._concerns_home(event):
                 continue
             if owner is not None:
-                owner.take_event(event, now)
+                connection.contain(owner.take_event, event, now)
             elif len(kept) < limits.QUIC_PENDING_EVENTS:
                 kept.append(event)
             else:
@@ -231,7 +231,7 @@ class QuicLink:
             self._home.ending(self)
         if self._owner is not None and not self._told:
             self._told = True
-            self._owner.take_event(ending, now)
+            self.connection.contain(self._owner.take_event, ending, now)
 
     def _concerns_home(self, event: events.QuicEvent) -> bool:
         """Act on what is not the session's; returns False if it is."""

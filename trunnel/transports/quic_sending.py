@@ -70,12 +70,13 @@ class Sending:
         self._waiting[sender.stream_id] = sender
 
     def finish(self, stream_id: int) -> None:
-        """Send FIN behind what was written."""
-        self._put(stream_id, b"", end=True)
+        """Send FIN behind what was written; nothing if the peer wants no more of the stream."""
+        if self._connection.writable(stream_id):
+            self._put(stream_id, b"", end=True)
 
     def cut(self, stream_id: int, code: ErrorCode) -> None:
-        """Send RESET_STREAM once what was written is acknowledged."""
-        if not self._over:
+        """Send RESET_STREAM once what was written is acknowledged; the first *code* stands."""
+        if not self._over and stream_id not in self._cuts:
             deadline = trio.current_time() + limits.ABORT_FLUSH_TIMEOUT
             self._cuts[stream_id] = (code, deadline)
             self._link.alarm = min(self._link.alarm, deadline)
@@ -125,6 +126,7 @@ class Sending:
         """Wait for no acknowledgement any more: the connection ends."""
         self._unflushed.clear()
         self._cuts.clear()
+        self._link.alarm = math.inf  # else an alarm that nobody moves goes off without a pause until the end
 
     def _put(self, stream_id: int, octets: bytes, *, end: bool = False) -> None:
         if not self._over:

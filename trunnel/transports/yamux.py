@@ -24,6 +24,7 @@ def open_yamux_session(
     peer: Peer,
     *,
     window_max: int = limits.STREAM_WINDOW_MAX,
+    accepting: bool = True,
 ) -> AbstractAsyncContextManager[MuxSession]:
     """Run a yamux session over *carrier* for as long as the body runs.  See `mux.open_mux_session`.
 
@@ -32,8 +33,9 @@ def open_yamux_session(
         role: `CLIENT` on the relay, `SERVER` on the agent.
         peer: Who is at the other end, as the carrier proved it.
         window_max: Bytes to which a stream's receive window may grow.
+        accepting: Whether the peer may open streams; agents may not.
     """
-    yamux = YamuxConnection(role, now=trio.current_time(), window_max=window_max)
+    yamux = YamuxConnection(role, now=trio.current_time(), window_max=window_max, accepting=accepting)
     multiplexer = Multiplexer(
         name="yamux", title="yamux", connection=yamux, receiver=yamux, ping=yamux.ping, accepted=yamux.accepted
     )
