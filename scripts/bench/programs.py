@@ -24,9 +24,10 @@ def python(module: str, *arguments: object) -> list[str]:
 
 
 @contextmanager
-def background(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """Run a program until the end of the block."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+def background(command: list[str], *, log: bool = True) -> Iterator[subprocess.Popen[str]]:
+    """Run a program until the end of the block; its standard error is shown, unless there is to be no *log*."""
+    errors = None if log else subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
         try:
             yield process
         finally:
@@ -70,7 +71,7 @@ class Tunnel:
         leaf = LeafStore(folder / "origin", IdentityKey.generate()).leaf([Hostname("origin")], now=datetime.now(UTC))
         trunnel = [sys.executable, "-m", "trunnel"]
         serve = ["serve", "--json", "--api-port", "0", "--pub-port", "0", "--state-dir", str(folder / "relay")]
-        relay = stack.enter_context(background([*trunnel, *serve]))
+        relay = stack.enter_context(background([*trunnel, *serve], log=False))
         listening = event_of(relay, "listening")
         agents, visitors = listening["agents"], listening["visitors"]
         if not isinstance(agents, list) or not isinstance(visitors, list):
@@ -83,7 +84,7 @@ class Tunnel:
         for transport in TRANSPORTS:
             where = ["--server", agents[0], "--state-dir", str(folder / transport), "--transport", transport]
             expose = ["expose", origin_port, "--json", "--tls-passthrough", *where]
-            agent = stack.enter_context(background([*trunnel, *expose]))
+            agent = stack.enter_context(background([*trunnel, *expose], log=False))
             self.hosts[transport] = str(event_of(agent, "ready")["hostname"])
         bare = stack.enter_context(background(python("bare_tls", "relay")))
         agents_port, self.bare_port = line_of(bare).split()

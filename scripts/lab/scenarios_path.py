@@ -20,7 +20,7 @@ UDP = "meta l4proto udp"
 VISITED = 3.0
 """Seconds until an agent knows that it has visitors (it looks when it pings), and listens for the relay's silence."""
 QUIC_DEAD = 25.0
-"""Seconds after which the relay and the agent have given up a QUIC carrier that nobody hears (before, it may revive)."""
+"""Seconds after which a QUIC carrier that nobody hears was given up by both ends (before, it may revive)."""
 RETURN_MIN, RETURN_WAIT = 540.0, 720.0
 """Seconds until an agent that fell back is on QUIC again: it tries once in ten minutes (from the moment it gave up)."""
 FALLBACK_LIMIT = 5.0

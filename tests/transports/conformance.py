@@ -41,12 +41,16 @@ async def stream_pair(maker: Maker) -> AsyncIterator[tuple[Stream, Stream]]:
         yield await open_pair(relay, agent)
 
 
+_FILLING = b"x" * 4096
+"""A part of every transport's window: while there is room, there is room for all of it."""
+
+
 async def fill(stream: Stream) -> int:
     """Send until the stream blocks (its sender is then clean); return the bytes taken."""
     sent = 0
     while not await blocks(stream.wait_send_all_might_not_block):
-        await stream.send_all(b"x" * 1024)
-        sent += 1024
+        await stream.send_all(_FILLING)
+        sent += len(_FILLING)
     return sent
 
 

@@ -90,13 +90,13 @@ CANARY_FAILURES: Final = 2
 """Canaries in a row that fail until a session is replaced; the first one of a session has no second chance."""
 POOL_SIZE: Final = 4
 """TCP carriers of one session at most (`--pool-size`)."""
-POOL_SIZE_MAX: Final = 32
+POOL_SIZE_MAX: Final = 8
 """The most that a setting may ask for."""
 STREAMS_PER_CARRIER: Final = 4
 """Visitors' streams for which the pool wants one carrier more."""
 POOL_IDLE: Final = 60.0
 """Seconds that a carrier is kept for streams that have ended."""
-CARRIERS_PER_SESSION: Final = 40
+CARRIERS_PER_SESSION: Final = 18
 """Carriers that a relay takes into one session: a full pool, QUIC beside it, and as many being replaced."""
 
 # --- what a carrier is given at once (transports/mux_writer.py) -------------------------------------

@@ -166,6 +166,11 @@ class Session(ABC):
         than `SUSPECT_AFTER` gets no new streams while another one answers.
         """
 
+    @property
+    def load(self) -> float:
+        """Streams open now; infinite while the peer allows no more.  Asked for each visitor: to be cheap."""
+        return float(self.statistics().streams_open)
+
     async def migrate(self) -> bool:
         """Go on from another local address, because the network has changed; return whether the transport can."""
         await trio.lowlevel.checkpoint()

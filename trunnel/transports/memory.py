@@ -8,7 +8,6 @@ and the same conformance suite runs against it.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import final
@@ -20,6 +19,7 @@ from trunnel.settings import limits
 from trunnel.streams.conflict import ConflictDetector
 from trunnel.transports.base import Peer, Session, SessionStatistics, Stream
 from trunnel.transports.inbox import Inbox
+from trunnel.transports.lifetime import Lifetime
 
 
 @final
@@ -204,11 +204,8 @@ class MemorySession(Session):
     """One end of an in-process session; see `memory_session_pair`."""
 
     __slots__ = (
-        "_accepted",
-        "_arrival",
-        "_closed",
-        "_closing",
         "_far",
+        "_life",
         "_next",
         "_peer",
         "_received",
@@ -221,10 +218,7 @@ class MemorySession(Session):
         self._peer = peer
         self._far: MemorySession = self
         self._streams: set[MemoryStream] = set()
-        self._accepted: deque[MemoryStream] = deque()
-        self._arrival = trio.Event()
-        self._closing = trio.Event()
-        self._closed: SessionClosed | None = None
+        self._life = Lifetime[MemoryStream]()
         self._next = 1
         self._received = 0
         self._sent = 0
@@ -244,7 +238,7 @@ class MemorySession(Session):
     @property
     def closed(self) -> SessionClosed | None:
         """Why the session ended, or None."""
-        return self._closed
+        return self._life.closed
 
     @property
     def last_heard(self) -> float:
@@ -263,8 +257,8 @@ class MemorySession(Session):
     async def open_stream(self) -> Stream:
         """Open a stream to the far end.  See `base.Session`."""
         await trio.lowlevel.checkpoint()
-        if self._closed is not None:
-            raise SessionClosed(self._closed.reason, retryable=self._closed.retryable)
+        if (refusal := self._life.refusal()) is not None:
+            raise refusal
         if self.refusing or self._far.refusing:
             raise SessionClosed("the session is going away")
         near = MemoryStream(self, self._next)
@@ -279,22 +273,14 @@ class MemorySession(Session):
     def arrive(self, stream: MemoryStream) -> None:
         """Queue a stream that the far end opened."""
         self._streams.add(stream)
-        if len(self._accepted) >= limits.ACCEPT_QUEUE:
+        if self._life.waiting >= limits.ACCEPT_QUEUE:
             stream.reset(ErrorCode.REFUSED_STREAM)
             return
-        self._accepted.append(stream)
-        self._arrival.set()
+        self._life.arrive(stream)
 
     async def accept_stream(self) -> Stream:
         """Return the next stream.  See `base.Session`."""
-        await trio.lowlevel.checkpoint()
-        while not self._accepted:
-            if self._closed is not None:
-                raise SessionClosed(self._closed.reason, retryable=self._closed.retryable)
-            if self._arrival.is_set():  # else somebody waits for it, too
-                self._arrival = trio.Event()
-            await self._arrival.wait()
-        return self._accepted.popleft()
+        return await self._life.accept()
 
     def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:  # noqa: ARG002 - nobody to tell
         """Refuse new streams from now on."""
@@ -307,19 +293,15 @@ class MemorySession(Session):
 
     def lose(self, reason: SessionClosed) -> None:
         """End this end."""
-        if self._closed is not None:
+        if not self._life.close(reason):
             return
-        self._closed = reason
         for stream in tuple(self._streams):
             stream.lose(reason)
         self._streams.clear()
-        self._arrival.set()
-        self._closing.set()
 
     async def wait_closed(self) -> SessionClosed:
         """Wait for the end."""
-        await self._closing.wait()
-        return self._closed or SessionClosed("closed")
+        return await self._life.wait_closed()
 
     def forget(self, stream: MemoryStream) -> None:
         """Drop an ended stream from the books."""

@@ -16,7 +16,7 @@ and the carrier is closed.  Frames, ids and windows are the protocol's
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import final
@@ -27,6 +27,7 @@ from trunnel.errors import ErrorCode, RemoteProtocolError, SessionClosed
 from trunnel.settings import limits
 from trunnel.streams.nursery import bare_nursery
 from trunnel.transports.base import Peer, Session, SessionStatistics, Stream
+from trunnel.transports.lifetime import Lifetime
 from trunnel.transports.linger import linger
 from trunnel.transports.mux_connection import Multiplexer
 from trunnel.transports.mux_keeper import Keeper
@@ -40,14 +41,10 @@ class MuxSession(Session):
     """See the module's head; made by `open_mux_session`."""
 
     __slots__ = (
-        "_accepted",
-        "_arrival",
         "_bytes_in",
         "_carrier",
-        "_closed",
-        "_closing",
-        "_going_away",
         "_keeper",
+        "_life",
         "_name",
         "_peer",
         "_receiver",
@@ -73,13 +70,9 @@ class MuxSession(Session):
         self._carrier = carrier
         self._peer = peer
         self._streams: dict[int, MuxStream] = {}
-        self._accepted: deque[MuxStream] = deque()
-        self._arrival = trio.Event()
         self._room = trio.Event()  # set and replaced when the peer may let us open more
         self._scope = trio.CancelScope()
-        self._closing = trio.Event()
-        self._closed: SessionClosed | None = None
-        self._going_away: SessionClosed | None = None
+        self._life = Lifetime[MuxStream]()
         self._violated = False  # the peer broke the protocol and may still be sending
         self._bytes_in = 0
 
@@ -98,7 +91,7 @@ class MuxSession(Session):
     @property
     def closed(self) -> SessionClosed | None:
         """Why the session ended, or None."""
-        return self._closed
+        return self._life.closed
 
     @property
     def last_heard(self) -> float:
@@ -115,9 +108,11 @@ class MuxSession(Session):
         """Seconds, measured by the last ping; 0 before the first."""
         return self.connection.round_trip
 
-    def _refusal(self) -> SessionClosed | None:
-        reason = self._closed or self._going_away
-        return None if reason is None else SessionClosed(reason.reason, retryable=reason.retryable, code=reason.code)
+    @property
+    def load(self) -> float:
+        """See `base.Session`."""
+        full = len(self.connection.streams) >= self.connection.peer_stream_limit
+        return math.inf if full else len(self._streams)
 
     async def open_stream(self) -> Stream:
         """Open a stream.  See `base.Session`."""
@@ -125,7 +120,7 @@ class MuxSession(Session):
         while True:
             if self.connection.exhausted:
                 self.abort("the stream numbers are used up", code=ErrorCode.NO_ERROR)
-            if (refusal := self._refusal()) is not None:
+            if (refusal := self._life.refusal()) is not None:
                 raise refusal
             if len(self.connection.streams) < self.connection.peer_stream_limit:
                 break
@@ -139,14 +134,7 @@ class MuxSession(Session):
 
     async def accept_stream(self) -> Stream:
         """Return the next stream of the peer.  See `base.Session`."""
-        await trio.lowlevel.checkpoint()
-        while not self._accepted:
-            if self._closed is not None:
-                raise SessionClosed(self._closed.reason, retryable=self._closed.retryable, code=self._closed.code)
-            if self._arrival.is_set():  # else somebody waits for it, too
-                self._arrival = trio.Event()
-            await self._arrival.wait()
-        stream = self._accepted.popleft()
+        stream = await self._life.accept()
         if self._tell_accepted is not None:
             self._tell_accepted(stream.stream_id)
             self._writer.wake()
@@ -154,8 +142,8 @@ class MuxSession(Session):
 
     def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
         """Tell the peer to open no more streams; open ones go on."""
-        if self._closed is None and not self.connection.refusing:
-            self._going_away = SessionClosed("the session is going away", code=code)
+        if self.closed is None and not self.connection.refusing:
+            self._life.leave(SessionClosed("the session is going away", code=code))
             self.connection.go_away(code)
             self.wake_writer()
             self.made_room()
@@ -166,8 +154,7 @@ class MuxSession(Session):
 
     async def wait_closed(self) -> SessionClosed:
         """Wait for the end and return why."""
-        await self._closing.wait()
-        return self._closed or SessionClosed("closed")
+        return await self._life.wait_closed()
 
     def statistics(self) -> SessionStatistics:
         """Return a snapshot of the counters."""
@@ -184,17 +171,14 @@ class MuxSession(Session):
 
     def _close(self, reason: SessionClosed, *, tell: ErrorCode | None) -> None:
         """Record why the session ends, break its streams, let the writer flush and finish."""
-        if self._closed is not None:
+        if not self._life.close(reason):
             return
-        self._closed = reason
         if tell is not None:
             self.connection.go_away(tell, reason.reason)
         for stream in tuple(self._streams.values()):
             stream.lose(reason)
         self._streams.clear()
-        self._arrival.set()
         self.made_room()
-        self._closing.set()
         self._scope.deadline = trio.current_time() + limits.CLOSE_TIMEOUT
         self._writer.finish()
 
@@ -245,7 +229,7 @@ class MuxSession(Session):
             slice_size = limits.READ_SLICE
             while chunk := await self._carrier.receive_some(slice_size):
                 self._keeper.hear(now := trio.current_time())
-                if self._closed is not None:  # read on, so that closing the carrier is no RST, but nobody is there
+                if self.closed is not None:  # read on, so that closing the carrier is no RST, but nobody is there
                     continue
                 happened = self._receiver.feed_untrusted(bytes(chunk), now=now)
                 for event in happened:
@@ -320,18 +304,17 @@ class MuxSession(Session):
                 self.offer(stream)
 
     def _on_opened(self, stream_id: int) -> None:
-        if len(self._accepted) >= limits.ACCEPT_QUEUE:
+        if self._life.waiting >= limits.ACCEPT_QUEUE:
             self.connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
             return
         stream = MuxStream(self, stream_id)
         self._streams[stream_id] = stream
-        self._accepted.append(stream)
-        self._arrival.set()
+        self._life.arrive(stream)
 
     def _on_gone_away(self, code: ErrorCode, debug: bytes) -> None:
         reason = f"the peer said goodbye: {code.name} {debug.decode('ascii', 'replace')!a}"
         if code is ErrorCode.NO_ERROR:
-            self._going_away = self._going_away or SessionClosed(reason, code=code)
+            self._life.leave(SessionClosed(reason, code=code))
             self.made_room()
         else:
             self._close(SessionClosed(reason, code=code), tell=None)

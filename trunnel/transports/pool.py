@@ -20,16 +20,16 @@ Each carrier's owner runs it inside `carry`, in a task of its own.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import final
 
 import trio
 
-from trunnel.errors import ErrorCode, LocalProtocolError, SessionClosed
+from trunnel.errors import ErrorCode, SessionClosed
 from trunnel.settings import limits
 from trunnel.transports.base import Peer, Session, SessionStatistics, Stream
+from trunnel.transports.lifetime import Lifetime
 
 
 def is_suspect(carrier: Session, now: float) -> bool:
@@ -43,15 +43,11 @@ class PooledSession(Session):
     """See the module's head; the relay opens streams on it, the agent accepts them."""
 
     __slots__ = (
-        "_accepted",
-        "_arrival",
         "_changed",
-        "_closed",
-        "_closing",
         "_draining",
-        "_going_away",
         "_heard",
         "_lasting",
+        "_life",
         "_peer",
         "_room",
         "carriers",
@@ -62,13 +58,9 @@ class PooledSession(Session):
         """The carriers that live, oldest first."""
         self._peer = peer
         self._lasting = lasting
-        self._accepted: deque[Stream] = deque()
-        self._arrival = trio.Event()
+        self._life = Lifetime[Stream]()
         self._room = trio.Event()
         self._changed = trio.Event()
-        self._closing = trio.Event()
-        self._closed: SessionClosed | None = None
-        self._going_away: SessionClosed | None = None
         self._draining: set[Session] = set()  # carriers that take no new streams
         self._heard = trio.current_time()
 
@@ -84,7 +76,7 @@ class PooledSession(Session):
 
         Cancellation: the carrier leaves the session; its owner closes it.
         """
-        if (refusal := self._refusal()) is not None:
+        if (refusal := self._life.refusal()) is not None:
             raise refusal
         self.carriers.append(carrier)
         self._signal_changed()
@@ -120,7 +112,7 @@ class PooledSession(Session):
         fit = [carrier for carrier in self.carriers if carrier not in self._draining and carrier.closed is None]
         return sorted(
             (carrier for carrier in fit if not is_suspect(carrier, now)),
-            key=lambda carrier: (carrier.statistics().streams_open, -carrier.last_heard),
+            key=lambda carrier: (carrier.load, -carrier.last_heard),
         )
 
     async def wait_carriers_changed(self) -> None:
@@ -146,7 +138,7 @@ class PooledSession(Session):
     @property
     def closed(self) -> SessionClosed | None:
         """Why the session ended, or None."""
-        return self._closed
+        return self._life.closed
 
     @property
     def last_heard(self) -> float:
@@ -159,10 +151,6 @@ class PooledSession(Session):
         silences = [carrier.unanswered_since for carrier in self.carriers]
         answered = [since for since in silences if since is not None]
         return max(answered) if answered and len(answered) == len(silences) else None
-
-    def _refusal(self) -> SessionClosed | None:
-        reason = self._closed or self._going_away
-        return None if reason is None else SessionClosed(reason.reason, retryable=reason.retryable, code=reason.code)
 
     async def open_stream(self) -> Stream:
         """Open a stream on the best carrier; waits for one, at most `CARRIER_WAIT`.  See `base.Session`."""
@@ -177,7 +165,7 @@ class PooledSession(Session):
     async def _choose(self) -> Session:
         with trio.move_on_after(limits.CARRIER_WAIT):
             while True:
-                if (refusal := self._refusal()) is not None:
+                if (refusal := self._life.refusal()) is not None:
                     raise refusal
                 chosen = next(iter(self.usable(trio.current_time())), None) or self._last_resort()
                 if chosen is not None:
@@ -192,14 +180,7 @@ class PooledSession(Session):
 
     async def accept_stream(self) -> Stream:
         """Return the next stream of the peer, whatever carrier it is on.  See `base.Session`."""
-        await trio.lowlevel.checkpoint()
-        while not self._accepted:
-            if self._closed is not None:
-                raise SessionClosed(self._closed.reason, retryable=self._closed.retryable, code=self._closed.code)
-            if self._arrival.is_set():  # else somebody waits for it, too
-                self._arrival = trio.Event()
-            await self._arrival.wait()
-        stream = self._accepted.popleft()
+        stream = await self._life.accept()
         self._signal_room()
         return stream
 
@@ -207,10 +188,9 @@ class PooledSession(Session):
         """Queue the streams that the peer opens on *carrier*; what does not fit waits in the carrier."""
         try:
             while True:
-                while len(self._accepted) >= limits.ACCEPT_QUEUE:
+                while self._life.waiting >= limits.ACCEPT_QUEUE:
                     await self._room.wait()
-                self._accepted.append(await carrier.accept_stream())
-                self._arrival.set()
+                self._life.arrive(await carrier.accept_stream())
         except SessionClosed:
             return
 
@@ -220,8 +200,8 @@ class PooledSession(Session):
 
     def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
         """Tell the peer on every carrier to open no more streams."""
-        if self._closed is None and self._going_away is None:
-            self._going_away = SessionClosed("the session is going away", code=code)
+        if self.closed is None and self._life.leaving is None:
+            self._life.leave(SessionClosed("the session is going away", code=code))
             for carrier in self.carriers:
                 carrier.go_away(code)
             self._signal_changed()
@@ -231,23 +211,17 @@ class PooledSession(Session):
         self._close(SessionClosed(reason, retryable=retryable, code=code))
 
     def _close(self, reason: SessionClosed) -> None:
-        if self._closed is not None:
+        if not self._life.close(reason):
             return
-        self._closed = reason
         for carrier in tuple(self.carriers):
             carrier.abort(reason.reason, code=reason.code, retryable=reason.retryable)
-        while self._accepted:  # nobody has them; their carriers have just ended
-            self._accepted.popleft().reset(ErrorCode.REFUSED_STREAM)
-        self._arrival.set()
-        self._closing.set()
+        for stream in self._life.take_left():  # nobody has them; their carriers have just ended
+            stream.reset(ErrorCode.REFUSED_STREAM)
         self._signal_changed()
 
     async def wait_closed(self) -> SessionClosed:
         """Wait for the end and return why."""
-        await self._closing.wait()
-        if self._closed is None:
-            raise LocalProtocolError("closed without a reason")
-        return self._closed
+        return await self._life.wait_closed()
 
     def statistics(self) -> SessionStatistics:
         """Return the sum over the carriers that live."""

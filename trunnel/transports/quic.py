@@ -17,7 +17,7 @@ CONNECTION_CLOSE.
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import final
@@ -29,6 +29,7 @@ from trunnel.errors import ErrorCode, SessionClosed
 from trunnel.settings import limits
 from trunnel.streams.nursery import bare_nursery
 from trunnel.transports.base import Peer, Session, SessionStatistics, Stream
+from trunnel.transports.lifetime import Lifetime
 from trunnel.transports.quic_handshake import QuicCarrier
 from trunnel.transports.quic_keeper import Keeper
 from trunnel.transports.quic_link import close_reason
@@ -42,15 +43,11 @@ class QuicSession(Session):
     """See the module's head; made by `open_quic_session`."""
 
     __slots__ = (
-        "_accepted",
-        "_arrival",
         "_carrier",
-        "_closed",
-        "_closing",
         "_connection",
-        "_going_away",
         "_in",
         "_keeper",
+        "_life",
         "_link",
         "_out",
         "_peer",
@@ -66,12 +63,8 @@ class QuicSession(Session):
         self._out = Sending(self._link)
         self._in = Receiving(self._link, self._out, self)
         self._keeper = Keeper(self._link, self._in, self.abort)
-        self._accepted: deque[QuicStream] = deque()
-        self._arrival = trio.Event()
+        self._life = Lifetime[QuicStream]()
         self._room = trio.Event()  # set and replaced when the peer may let us open more
-        self._closing = trio.Event()
-        self._closed: SessionClosed | None = None
-        self._going_away: SessionClosed | None = None
         self._refusing = False
 
     # --- the interface ------------------------------------------------------------------------------
@@ -89,7 +82,7 @@ class QuicSession(Session):
     @property
     def closed(self) -> SessionClosed | None:
         """Why the session ended, or None."""
-        return self._closed
+        return self._life.closed
 
     @property
     def last_heard(self) -> float:
@@ -106,15 +99,16 @@ class QuicSession(Session):
         """Seconds, smoothed."""
         return self._connection.round_trip
 
-    def _refusal(self) -> SessionClosed | None:
-        reason = self._closed or self._going_away
-        return None if reason is None else SessionClosed(reason.reason, retryable=reason.retryable, code=reason.code)
+    @property
+    def load(self) -> float:
+        """See `base.Session`."""
+        return len(self._in.streams) if self._may_open else math.inf
 
     async def open_stream(self) -> Stream:
         """Open a stream.  See `base.Session`."""
         await trio.lowlevel.checkpoint()
         while True:
-            if (refusal := self._refusal()) is not None:
+            if (refusal := self._life.refusal()) is not None:
                 raise refusal
             if self._may_open:
                 break
@@ -127,21 +121,14 @@ class QuicSession(Session):
 
     async def accept_stream(self) -> Stream:
         """Return the next stream of the peer.  See `base.Session`."""
-        await trio.lowlevel.checkpoint()
-        while not self._accepted:
-            if self._closed is not None:
-                raise SessionClosed(self._closed.reason, retryable=self._closed.retryable, code=self._closed.code)
-            if self._arrival.is_set():  # else somebody waits for it, too
-                self._arrival = trio.Event()
-            await self._arrival.wait()
-        return self._accepted.popleft()
+        return await self._life.accept()
 
     def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
         """Tell the peer to open no more streams; open ones go on."""
-        if self._closed is not None or self._refusing:
+        if self.closed is not None or self._refusing:
             return
         self._refusing = True
-        self._going_away = self._going_away or SessionClosed("the session is going away", code=code)
+        self._life.leave(SessionClosed("the session is going away", code=code))
         self._signal_room()
         farewell = self._in.open(Head.GOAWAY)
         self._out.finish(farewell.stream_id)
@@ -149,7 +136,7 @@ class QuicSession(Session):
 
     def abort(self, reason: str, *, code: ErrorCode = ErrorCode.CANCEL, retryable: bool = True) -> None:
         """End the session now; see `base.Session`, and this module's head."""
-        if self._closed is not None:
+        if self.closed is not None:
             return
         self._close(SessionClosed(reason, retryable=retryable, code=code))
         if code is not ErrorCode.NO_ERROR:
@@ -157,19 +144,18 @@ class QuicSession(Session):
 
     def _say_goodbye(self) -> None:
         """Send what is written and not sent as far as the network takes it now, then CONNECTION_CLOSE."""
-        if self._closed is not None:
+        if self.closed is not None:
             self._link.settle(trio.current_time())
-            self._link.close(self._closed.code, self._closed.reason)
+            self._link.close(self.closed.code, self.closed.reason)
 
     async def wait_closed(self) -> SessionClosed:
         """Wait for the end and return why."""
-        await self._closing.wait()
-        return self._closed or SessionClosed("closed")
+        return await self._life.wait_closed()
 
     async def migrate(self) -> bool:
         """Go on from a new local socket, with a connection id that nobody has seen; see `base.Session`."""
         await trio.lowlevel.checkpoint()
-        return self._closed is None and self._carrier.migrate()
+        return self.closed is None and self._carrier.migrate()
 
     def statistics(self) -> SessionStatistics:
         """Return a snapshot of the counters."""
@@ -185,14 +171,11 @@ class QuicSession(Session):
 
     def _close(self, reason: SessionClosed) -> None:
         """Record why the session ends, and break its streams."""
-        if self._closed is not None:
+        if not self._life.close(reason):
             return
-        self._closed = reason
         self._in.end(reason)
         self._out.end()
-        self._arrival.set()
         self._signal_room()
-        self._closing.set()
 
     async def run(self) -> None:
         """Keep the session until it has ended, and say goodbye."""
@@ -220,20 +203,19 @@ class QuicSession(Session):
             self._out.give_up()
             reason, code = close_reason(event)
             self._close(SessionClosed(reason, code=code))
-        elif self._closed is None:
+        elif self.closed is None:
             self._in.take_event(event, now)
 
     def arrive(self, stream: QuicStream) -> bool:
         """Queue a stream of the peer for `accept_stream`; agents open none, they only say "no more"."""
-        if self._refusing or not self._connection.configuration.is_client or len(self._accepted) >= limits.ACCEPT_QUEUE:
+        if self._refusing or not self._connection.configuration.is_client or self._life.waiting >= limits.ACCEPT_QUEUE:
             return False
-        self._accepted.append(stream)
-        self._arrival.set()
+        self._life.arrive(stream)
         return True
 
     def note_goaway(self) -> None:
         """Open no more streams: the peer wants none."""
-        self._going_away = self._going_away or SessionClosed("the peer is going away")
+        self._life.leave(SessionClosed("the peer is going away"))
         self._signal_room()
 
     def look(self, now: float) -> None:
