@@ -3,7 +3,8 @@
 Without root, or without the programs it needs, the lab is skipped with a
 reason: status 0, but 1 under `TRUNNEL_NO_SKIP=1`.
 
-Rows that leave the machine idle run side by side, then the busy ones one by one.
+Rows that only wait run all the time, beside the others: some light ones at a
+time, then the busy ones one by one.  What that usually takes is said first.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import trio
 
 from scripts.lab import scenarios_ends, scenarios_life, scenarios_loss, scenarios_names, scenarios_path  # noqa: F401 - they register their rows
 from scripts.lab.hosts import absent_programs, sweep
-from scripts.lab.table import ROWS, Case, Row, run_row
+from scripts.lab.table import ROWS, Case, Load, Row, run_row
 
 SIDE_BY_SIDE = 6
 REMEDY = "apt install nftables iproute2 procps conntrack"
@@ -38,18 +39,36 @@ async def run_rows(cases: Sequence[tuple[Row, Case]], jobs: int) -> bool:
     verdicts: list[str] = []
     limiter = trio.CapacityLimiter(jobs)
 
+    async def run(row: Row, case: Case) -> None:
+        verdicts.append(await run_row(row, case))
+
     async def run_limited(row: Row, case: Case) -> None:
         async with limiter:
-            verdicts.append(await run_row(row, case))
+            await run(row, case)
 
-    async with trio.open_nursery() as nursery:
-        for row, case in cases:
-            if not row.busy:
-                nursery.start_soon(run_limited, row, case)
-    for row, case in cases:
-        if row.busy:
-            verdicts.append(await run_row(row, case))
+    async with trio.open_nursery() as waiting:
+        for row, case in of_load(Load.WAITING, cases):
+            waiting.start_soon(run, row, case)
+        async with trio.open_nursery() as light:
+            for row, case in of_load(Load.LIGHT, cases):
+                light.start_soon(run_limited, row, case)
+        for row, case in of_load(Load.BUSY, cases):
+            await run(row, case)
     return "FAIL" not in verdicts
+
+
+def of_load(load: Load, cases: Sequence[tuple[Row, Case]]) -> list[tuple[Row, Case]]:
+    """Return the cases of rows with this *load*."""
+    return [(row, case) for row, case in cases if row.load is load]
+
+
+def expected(cases: Sequence[tuple[Row, Case]], jobs: int) -> float:
+    """Return the seconds that the cases usually take together."""
+    waiting, light, busy = (
+        [case.either(*row.takes) for row, case in of_load(load, cases)]
+        for load in (Load.WAITING, Load.LIGHT, Load.BUSY)
+    )
+    return max([*waiting, max([*light, sum(light) / jobs]) + sum(busy)])
 
 
 def unable() -> str | None:
@@ -69,7 +88,7 @@ def main() -> int:
     parser.add_argument("rows", nargs="*", metavar="ROW", help="default: all")
     parser.add_argument("--transport", help="only this one")
     parser.add_argument("--quick", action="store_true", help="shortened, as in CI")
-    parser.add_argument("--jobs", type=int, default=SIDE_BY_SIDE, help="idle rows at a time")
+    parser.add_argument("--jobs", type=int, default=SIDE_BY_SIDE, help="light rows at a time")
     words = parser.parse_args()
     unknown = [name for name in words.rows if name not in ROWS]
     if unknown:
@@ -81,8 +100,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     sweep()
     status = INTERRUPTED
+    cases = wanted(words.rows, words.transport, quick=words.quick)
+    print(f"lab: {len(cases)} rows, usually {expected(cases, words.jobs) / 60:.1f} minutes", flush=True)
     try:
-        passed = trio.run(run_rows, wanted(words.rows, words.transport, quick=words.quick), words.jobs)
+        passed = trio.run(run_rows, cases, words.jobs)
         status = 0 if passed else 1
     except* KeyboardInterrupt:
         print("lab: stopped")

@@ -160,6 +160,10 @@ class Canary:
         ends = [visit["begun"] + visit["seconds"] for visit in self.visits(since) if "error" not in visit]
         return min(ends) - since if ends else None
 
+    async def stop(self) -> None:
+        """Visit no more."""
+        await self._program.stop()
+
     async def serving(self, since: float, *, wait: float) -> float:
         """Wait until a visit that began after *since* worked; returns the seconds from *since*, or *wait*."""
         while time.monotonic() < since + wait:

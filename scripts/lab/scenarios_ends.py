@@ -18,7 +18,7 @@ from scripts.lab.cable import cable
 from scripts.lab.hosts import network
 from scripts.lab.programs import WAIT, Agent, Program, Stage, stage, until
 from scripts.lab.roads import H2, QUIC
-from scripts.lab.table import Case, Outcome, row
+from scripts.lab.table import Case, Load, Outcome, row
 from scripts.lab.transfer import Job
 from scripts.lab.wire import Behaviour
 from scripts.rows.lab import rss_kib
@@ -73,7 +73,11 @@ async def origin_of(scene: Stage, play: dict[str, Script], context: SSL.Context 
     return int(sock.getsockname()[1]), heard
 
 
-@row("NET-13", limit="FIN carried each way in either order, exact both ways, TLS at the agent and passed through")
+@row(
+    "NET-13",
+    limit="FIN carried each way in either order, exact both ways, TLS at the agent and passed through",
+    takes=(30, 15),
+)
 async def half_close(case: Case) -> Outcome:
     """One end sends all and half-closes; the other hears it out, answers with as much, and half-closes: 20 ms away."""
     payload = PATTERN * (int(case.either(8, 1)) * MEGABYTE // len(PATTERN))
@@ -147,8 +151,9 @@ async def storm(scene: Stage, hello: bytes, visitors: int) -> tuple[int, float]:
 @row(
     "NET-14",
     limit="RSTs from visitors, 500/s in mid-transfer: agent-side sockets closed ≤ 100 ms, 0 streams left",
-    busy=True,
     quick=(H2, QUIC),
+    load=Load.BUSY,
+    takes=(30, 12),
 )
 async def reset_storm(case: Case) -> Outcome:
     """Break off 500 transfers within a second, again and again (TLS passed through: only the tunnel works)."""
@@ -183,8 +188,8 @@ async def watch(program: Program, peaks: dict[int, int]) -> None:
 @row(
     "LOAD-14",
     limit="a reader stops after 20 MB: ≤ 4 MB more in either process, exact afterwards, either way",
-    busy=True,
-    timeout=400,
+    load=Load.BUSY,
+    takes=(170, 20),
 )
 async def stopped_reader(case: Case) -> Outcome:
     """The visitor, then the origin, reads 20 MB and stops for a minute (quick: 5 MB, 3 s) before it reads on."""

@@ -14,7 +14,7 @@ from scripts.lab import faults
 from scripts.lab.hosts import network
 from scripts.lab.programs import AGENTS_PORT, Agent, Program, Record, Stage, stage, until
 from scripts.lab.roads import H2, H2_TWO, QUIC, YAMUX, YAMUX_TWO
-from scripts.lab.table import Case, Outcome, row
+from scripts.lab.table import Case, Load, Outcome, row
 from scripts.lab.transfer import Job
 
 OFFLINE_LIMIT = 20.0
@@ -37,6 +37,8 @@ async def offline(relay: Program, after: int) -> float:
     "NET-03",
     limit="offline ≤ 20 s after the drop, visitors closed ≤ 1 s after the mark, back ≤ 25 s after heal",
     quick=(H2, QUIC),
+    load=Load.WAITING,
+    takes=(45, 45),
 )
 async def half_open(case: Case) -> Outcome:
     """Drop everything both ways, no FIN; then heal."""
@@ -73,8 +75,9 @@ async def half_open(case: Case) -> Outcome:
 @row(
     "NET-04",
     limit="idle 10 min behind a NAT that forgets UDP after 30 s, TCP after 60 s: first byte ≤ 1 RTT + 100 ms",
-    timeout=720,
     quick=(QUIC, YAMUX),
+    load=Load.WAITING,
+    takes=(625, 40),
 )
 async def forgetful_nat(case: Case) -> Outcome:
     """Leave a tunnel idle behind a NAT; the quick lab's forgets UDP after 5 s, TCP after 15 s, and waits 26 s."""
@@ -100,7 +103,13 @@ async def forgetful_nat(case: Case) -> Outcome:
     return Outcome(natted and first <= 0.1 + SLACK * case.quick and not lost, figure)
 
 
-@row("NET-06", limit="serving ≤ 5 s after the agent wakes from 5 min of sleep", timeout=420, quick=(H2, QUIC))
+@row(
+    "NET-06",
+    limit="serving ≤ 5 s after the agent wakes from 5 min of sleep",
+    quick=(H2, QUIC),
+    load=Load.WAITING,
+    takes=(325, 40),
+)
 async def sleeping_agent(case: Case) -> Outcome:
     """SIGSTOP the agent until the relay has forgotten it (quick: 25 s), then SIGCONT."""
     asleep = case.either(300, 25)
@@ -164,8 +173,8 @@ async def hold(scene: Stage, agent: Agent) -> None:
     limit="a canary ≥ 99 % while one agent connection a second is killed (quick: of visits not under way then)",
     roads=(H2_TWO, YAMUX_TWO),
     quick=(H2_TWO,),
-    busy=True,
-    timeout=400,
+    load=Load.BUSY,
+    takes=(310, 20),
 )
 async def killed_connections(case: Case) -> Outcome:
     """`ss -K` one of two connections, by chance, every second for 5 min (quick: 12 s), with eight visitors held.
@@ -205,7 +214,12 @@ async def killed_connections(case: Case) -> Outcome:
     return Outcome(enough and besides >= 0.99 and success >= case.either(0.99, 0.95), figure)
 
 
-@row("NET-11", limit="0 false offline marks in 10 min of bulk over 1 Mbit/s behind a queue of 400 ms", timeout=700)
+@row(
+    "NET-11",
+    limit="0 false offline marks in 10 min of bulk over 1 Mbit/s behind a queue of 400 ms",
+    load=Load.WAITING,
+    takes=(615, 40),
+)
 async def full_line(case: Case) -> Outcome:
     """Bulk both ways over a line of 1 Mbit/s whose queue holds 400 ms."""
     duration = case.either(600, 30)

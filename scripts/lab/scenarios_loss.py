@@ -13,7 +13,7 @@ from scripts.lab.cable import cable
 from scripts.lab.hosts import RELAY, Network, network
 from scripts.lab.programs import Agent, Program, Record, Stage, stage, until
 from scripts.lab.roads import H2, H2_FOUR, H2_ONE, QUIC, YAMUX, YAMUX_FOUR, YAMUX_ONE, Road
-from scripts.lab.table import Case, Outcome, row
+from scripts.lab.table import Case, Load, Outcome, row
 from scripts.lab.transfer import Job
 from scripts.lab.wire import Behaviour
 
@@ -41,8 +41,8 @@ def shown(moved: Record) -> str:
 @row(
     "NET-01",
     limit="10 MB complete at 1 and 5 % loss; at 20 % complete or end with an error ≤ 60 s",
-    timeout=300,
     quick=(H2, QUIC),
+    takes=(100, 20),
 )
 async def lost_packets(case: Case) -> Outcome:
     """Lose 1, 5, 20 % of packets both ways."""
@@ -65,8 +65,8 @@ async def lost_packets(case: Case) -> Outcome:
 @row(
     "NET-02",
     limit="20/200/800 ms round trip ± 50 %, reordered, doubled, corrupted: exact",
-    timeout=600,
     quick=(QUIC, YAMUX),
+    takes=(60, 25),
 )
 async def disordered_packets(case: Case) -> Outcome:
     """Delay 20, 200, 800 ms ± 50 %, 5 % reordered, 2 % doubled, 0.1 % corrupted; a transfer each way (quick: one)."""
@@ -88,7 +88,13 @@ async def disordered_packets(case: Case) -> Outcome:
     return Outcome(good, ", ".join(figures))
 
 
-@row("NET-02-RATE", limit="one stream at 200 ms ≥ 60 % of window/RTT, the window 1 MiB", busy=True, quick=(H2, QUIC))
+@row(
+    "NET-02-RATE",
+    limit="one stream at 200 ms ≥ 60 % of window/RTT, the window 1 MiB",
+    quick=(H2, QUIC),
+    load=Load.BUSY,
+    takes=(25, 10),
+)
 async def window_filled(case: Case) -> Outcome:
     """Delay 200 ms (round trip) and nothing else.
 
@@ -108,8 +114,7 @@ async def window_filled(case: Case) -> Outcome:
     limit="ten 5 MB downloads at 50 ms and 2 % loss: all exact; quic's worst ≤ 1.5 times its median",
     roads=(QUIC, H2_ONE, H2_FOUR, YAMUX_ONE, YAMUX_FOUR),
     quick=(QUIC, H2_FOUR),
-    busy=True,
-    timeout=900,
+    takes=(300, 15),
 )
 async def head_of_line(case: Case) -> Outcome:
     """Ten downloads side by side, 50 ms round trip, 2 % of packets lost each way."""
@@ -186,7 +191,8 @@ async def bare_rate(net: Network, size: int) -> float:
     "GOODPUT",
     limit="one stream at 100 ms and 200 Mbit/s ≥ 85 % of the line",
     roads=(H2_ONE, YAMUX_ONE),
-    busy=True,
+    load=Load.BUSY,
+    takes=(40, 15),
 )
 async def goodput(case: Case) -> Outcome:
     """One download from agent to relay over a line of 200 Mbit/s and 100 ms, once its windows have grown."""

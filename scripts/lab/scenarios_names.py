@@ -64,6 +64,7 @@ class Names:
     "NET-09",
     limit="ready ≤ 5 s with a dead AAAA or none; back ≤ 5 s with NXDOMAIN, SERVFAIL, no answer, a new IP; ≤ 16 threads",
     roads=(H2,),
+    takes=(30, 30),
 )
 async def bad_names(case: Case) -> Outcome:
     """Reconnect while the relay's name does not resolve, or to another address than before."""

@@ -10,7 +10,7 @@ from scripts.lab import faults
 from scripts.lab.hosts import Network, network
 from scripts.lab.programs import Canary, Program, stage
 from scripts.lab.roads import AUTO, QUIC, TRANSPORTS, YAMUX
-from scripts.lab.table import Case, Outcome, row
+from scripts.lab.table import Case, Load, Outcome, row
 from scripts.lab.transfer import Job
 
 MEGABYTE = 1_000_000
@@ -44,7 +44,8 @@ async def rebind(net: Network, canary: Canary, pause: float) -> tuple[int, float
     "NET-05",
     limit="NAT rebinding, port and then address, idle and in bulk: 0 lost requests, stall ≤ 1 s, no carrier lost",
     roads=(QUIC,),
-    busy=True,
+    load=Load.BUSY,
+    takes=(45, 18),
 )
 async def rebinding(case: Case) -> Outcome:
     """Let a NAT forget its mapping, then give it another address, under a canary alone and beside a download."""
@@ -74,6 +75,7 @@ async def rebinding(case: Case) -> Outcome:
     "NET-07",
     limit="address and link gone, others there: serving again ≤ 3 s over QUIC, ≤ 10 s over TCP",
     quick=(QUIC, YAMUX),
+    takes=(15, 15),
 )
 async def roaming(case: Case) -> Outcome:
     """Delete the agent's address, take its link down; another link with another address and default route comes."""
@@ -93,7 +95,8 @@ async def roaming(case: Case) -> Outcome:
     "NET-08",
     limit="UDP dropped at the start, and in a session: serving over h2 ≤ 5 s; back on QUIC later",
     roads=(AUTO,),
-    timeout=900,
+    load=Load.WAITING,
+    takes=(690, 30),
 )
 async def no_udp(case: Case) -> Outcome:
     """Drop UDP before an agent starts; then under a session; then let it pass again (not in the quick lab)."""
@@ -115,6 +118,7 @@ async def no_udp(case: Case) -> Outcome:
         fell = await canary.serving(cut, wait=30.0)
         await trio.sleep(case.either(QUIC_DEAD, 5))
         settled = canary.success(cut + FALLBACK_LIMIT, time.monotonic() - 1)
+        await canary.stop()
         healed = time.monotonic()
         await faults.heal(net)
         returned = "return not waited for" if case.quick else await returning(scene.relay, healed)
@@ -144,6 +148,7 @@ async def returning(relay: Program, healed: float) -> str:
     limit="over 1,300 bytes vanish: ready ≤ 10 s over QUIC and auto, ≤ 25 s over TCP, no tcp_mtu_probing; 1 MB exact",
     roads=(*TRANSPORTS, AUTO),
     quick=(AUTO,),
+    takes=(20, 12),
 )
 async def short_packets_only(case: Case) -> Outcome:
     """Drop what is longer than 1,300 bytes, without a word, and move a megabyte each way.

@@ -5,10 +5,22 @@ from __future__ import annotations
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import trio
 
 from scripts.lab.roads import TRANSPORTS, Road
+
+
+class Load(Enum):
+    """What a row does to the machine, and so what may run beside it."""
+
+    WAITING = "waiting"
+    """Hardly anything: it may run beside every other row."""
+    LIGHT = "light"
+    """A little, and its limit allows for that: some such rows side by side."""
+    BUSY = "busy"
+    """It measures the machine, or needs most of it: one at a time."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +54,15 @@ class Row:
     limit: str
     body: Body
     roads: Sequence[Road]
-    busy: bool
-    """Whether it needs the machine for itself; others may run side by side."""
-    timeout: float
-    """Seconds: a row that takes longer has failed."""
     quick: Sequence[Road]
     """The roads of the quick lab."""
+    load: Load
+    takes: tuple[float, float]
+    """Seconds that it usually takes with one road, and in the quick lab."""
+
+    def timeout(self, case: Case) -> float:
+        """Return the seconds after which it has failed: three times what is usual, and a minute."""
+        return 3 * case.either(*self.takes) + 60
 
 
 ROWS: dict[str, Row] = {}
@@ -59,15 +74,15 @@ def row(
     limit: str,
     roads: Sequence[Road] = TRANSPORTS,
     quick: Sequence[Road] | None = None,
-    busy: bool = False,
-    timeout: float = 180.0,
+    load: Load = Load.LIGHT,
+    takes: tuple[float, float],
 ) -> Callable[[Body], Body]:
     """Register the decorated coroutine function as the row *name*."""
 
     def register(body: Body) -> Body:
         if name in ROWS:
             raise ValueError(f"row {name} is defined twice")
-        ROWS[name] = Row(name, limit, body, roads, busy, timeout, roads if quick is None else quick)
+        ROWS[name] = Row(name, limit, body, roads, roads if quick is None else quick, load, takes)
         return body
 
     return register
@@ -80,7 +95,7 @@ async def run_row(row: Row, case: Case) -> str:
         return "skip"
     begun = trio.current_time()
     try:
-        with trio.fail_after(row.timeout):
+        with trio.fail_after(row.timeout(case)):
             outcome = await row.body(case)
     except Exception as exc:  # noqa: BLE001 - a row that breaks must not hide the others
         traceback.print_exc()

@@ -26,14 +26,34 @@ async def test_the_first_canary_that_comes_back_is_reported_with_its_round_trip(
     assert events == [Canary(ok=True, rtt_ms=250.0, relay=RELAY)]
 
 
-async def test_the_first_canary_has_no_second_chance(relay: FarRelay, autojump_clock: MockClock) -> None:
+async def test_a_session_none_of_whose_first_canaries_comes_back_is_given_up(
+    relay: FarRelay, autojump_clock: MockClock
+) -> None:
     relay.canary = "the agent accepts nothing"
     events: list[Event] = []
+    started = trio.current_time()
     async with attached_to(relay) as attachment:
         with pytest.raises(SessionClosed, match="visitors would not be served: the agent accepts nothing") as raised:
             await first_canary(attachment, events.append, relay=RELAY)
     assert raised.value.retryable
-    assert events == [Canary(ok=False, rtt_ms=None, failure="the agent accepts nothing", relay=RELAY)]
+    failed = Canary(ok=False, rtt_ms=None, failure="the agent accepts nothing", relay=RELAY)
+    assert events == [failed] * limits.CANARY_FIRST_TRIES
+    assert trio.current_time() - started == pytest.approx((limits.CANARY_FIRST_TRIES - 1) * limits.CANARY_RETRY)
+
+
+async def test_a_busy_relay_that_is_late_once_keeps_the_session(relay: FarRelay, autojump_clock: MockClock) -> None:
+    """Thousands that come back at once must not each begin anew because their canaries are late."""
+    relay.canary = "late"
+    events: list[Event] = []
+
+    def note(event: Event) -> None:
+        events.append(event)
+        relay.canary = ""
+
+    async with attached_to(relay) as attachment:
+        await first_canary(attachment, note, relay=RELAY)
+        assert attachment.ended is None
+    assert [event.ok for event in events if isinstance(event, Canary)] == [False, True]
 
 
 async def test_a_session_that_is_refused_meanwhile_tells_that_and_no_canary(

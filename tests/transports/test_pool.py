@@ -254,7 +254,7 @@ async def test_what_nobody_accepts_is_bounded_and_nothing_of_it_is_lost() -> Non
                 opened.append(await carrier.far.open_stream())
                 await trio.testing.wait_all_tasks_blocked()
         kept = [stream for stream in opened if stream.reset_code is None]
-        assert len(made.session._accepted) <= limits.ACCEPT_QUEUE + len(carriers)
+        assert len(made.session._life._arrived) <= limits.ACCEPT_QUEUE + len(carriers)
         assert 3 * limits.ACCEPT_QUEUE <= len(kept) <= 3 * limits.ACCEPT_QUEUE + 2 * len(carriers)
         for _ in kept:
             await (await made.session.accept_stream()).aclose()

@@ -80,14 +80,16 @@ ADOPTION_TIMEOUT: Final = 30.0
 """Seconds that a session without a carrier waits for its agent's next one (DATAPLANE, "Sessions and carriers")."""
 CARRIER_WAIT: Final = 0.9
 """Seconds that a visitor waits for a session to get a carrier again (NET-03: a clean close within 1 s)."""
-CANARY_INTERVAL: Final = 15.0
-"""Seconds between two canary streams of a session that works."""
+CANARY_INTERVAL: Final = 30.0
+"""Seconds between two canary streams of a session that works; one costs a relay about 2 ms."""
+CANARY_FIRST_TRIES: Final = 3
+"""Canaries that a new session has; it is not "connected" before one has come back."""
 CANARY_TIMEOUT: Final = 10.0
 """Seconds that a canary stream may take: a full megabit line under bulk needs some."""
 CANARY_BYTES_MAX: Final = 64
 """Bytes on a canary stream behind its preface."""
 CANARY_FAILURES: Final = 2
-"""Canaries in a row that fail until a session is replaced; the first one of a session has no second chance."""
+"""Canaries in a row that fail until a session that worked is replaced."""
 POOL_SIZE: Final = 4
 """TCP carriers of one session at most (`--pool-size`)."""
 POOL_SIZE_MAX: Final = 8
