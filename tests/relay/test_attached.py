@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from tests.relay.front import MOMENT, NAME, SUFFIX, A, B, Caller, Front, front, hello, owner, rejected
 from trunnel.errors import RejectCode, SessionClosed
 from trunnel.events import AgentRefused, CarrierLost, CarrierOpened, SessionEnded, SessionOpened
+from trunnel.relay.attached import quic_heartbeat
 from trunnel.relay.sessions import AgentSession
 from trunnel.relay.visitors import open_visit
 from trunnel.settings import limits
@@ -19,6 +20,12 @@ from trunnel.transports.base import Stream
 from trunnel.wire import control
 
 # --- joining ----------------------------------------------------------------------------------
+
+
+def test_a_full_relay_asks_agents_on_quic_to_ping_more_seldom() -> None:
+    assert quic_heartbeat(1) == limits.QUIC_HEARTBEAT
+    assert quic_heartbeat(2_000) == 2_000 / limits.QUIC_PINGS_PER_SECOND
+    assert quic_heartbeat(100_000) == limits.HEARTBEAT
 
 
 async def test_a_carrier_that_names_its_session_joins_it(autojump_clock: MockClock) -> None:

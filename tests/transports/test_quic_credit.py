@@ -259,7 +259,10 @@ def test_a_stream_beyond_the_limit_waits_until_another_one_ended() -> None:
     assert (wire.client, beyond) in wire.received
 
 
-@pytest.mark.parametrize(("stream", "what"), [(3, "unidirectional"), (1 + 4 * limits.STREAMS_ON_CARRIER, "one too many")])
+ONE_TOO_MANY = 1 + 4 * limits.STREAMS_ON_CARRIER
+
+
+@pytest.mark.parametrize(("stream", "what"), [(3, "unidirectional"), (ONE_TOO_MANY, "one too many")])
 def test_the_agent_refuses_streams_beyond_what_it_offers(stream: int, what: str) -> None:
     wire = Wire()
     wire.forge(wire.client, stream_frame(stream, 0, b"x"))

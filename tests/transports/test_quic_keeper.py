@@ -82,6 +82,15 @@ async def test_an_agent_with_visitors_pings_soon_after_the_relay_fell_silent(
         nursery.cancel_scope.cancel()
 
 
+async def test_an_agent_pings_as_seldom_as_it_is_asked_to(autojump_clock: trio.testing.MockClock) -> None:
+    start = trio.current_time()
+    session, link = Session(), Link(is_client=True)
+    asked = keeper(session, link)
+    asked.heartbeat = 5.0
+    await asked.run()
+    assert [at - start for at in link.pings] == [5.0 * n for n in range(4)]
+
+
 async def test_a_relay_asks_only_who_is_silent(autojump_clock: trio.testing.MockClock) -> None:
     session, link = Session(), Link(is_client=False)
     with trio.move_on_after(60):

@@ -107,6 +107,7 @@ class Attachment:
         async with open_carrier(carrier, window_max=self._window_max) as link:
             channel, welcome = await introduce(link, self._hello_for_carrier())
             self._take_welcome(welcome)
+            link.ask_every(welcome.limits.quic_heartbeat)
             attached = Attached(carrier, link, channel, trio.current_time())
             async with bare_nursery() as nursery:
                 nursery.start_soon(channel.run_writer)

@@ -138,6 +138,8 @@ QUIC_HALF_OPEN_RETRY: Final = 64
 """Handshakes in progress from which strangers must first prove their address by a Retry."""
 QUIC_HALF_OPEN_MAX: Final = 1_024
 """Handshakes in progress at all; 90 KB each while they last."""
+QUIC_PINGS_PER_SECOND: Final = 400
+"""Pings of idle agents on QUIC that a relay wants in a second, an eighth of a core; HEARTBEAT bounds the interval."""
 QUIC_BUSY_SILENCE: Final = 0.4
 """Seconds of silence after which an agent whose visitors are there pings (NET-05: a stall of at most 1 s)."""
 QUIC_BUSY: Final = 10.0

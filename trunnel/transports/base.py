@@ -171,6 +171,9 @@ class Session(ABC):
         """Streams open now; infinite while the peer allows no more.  Asked for each visitor: to be cheap."""
         return float(self.statistics().streams_open)
 
+    def ask_every(self, seconds: float) -> None:  # noqa: B027 - most transports have nothing to do
+        """Ping an otherwise quiet peer so often, as the relay wishes; no effect where `HEARTBEAT` is enough."""
+
     async def migrate(self) -> bool:
         """Go on from another local address, because the network has changed; return whether the transport can."""
         await trio.lowlevel.checkpoint()

@@ -152,6 +152,10 @@ class QuicSession(Session):
         """Wait for the end and return why."""
         return await self._life.wait_closed()
 
+    def ask_every(self, seconds: float) -> None:
+        """See `base.Session`; has an effect on the agent's end only."""
+        self._keeper.heartbeat = seconds
+
     async def migrate(self) -> bool:
         """Go on from a new local socket, with a connection id that nobody has seen; see `base.Session`."""
         await trio.lowlevel.checkpoint()

@@ -1,6 +1,6 @@
 """Keeps one QUIC session alive and in bounds: pings, silence, pressure.
 
-- The agent pings every `QUIC_HEARTBEAT`: it has to know within seconds that
+- The agent pings every `QUIC_HEARTBEAT`, or as seldom as a full relay asks: it has to know within seconds that
   its network drops UDP, and it keeps the NAT's binding.  While visitors come,
   it also pings when nothing was heard for `QUIC_BUSY_SILENCE`: a NAT that has
   moved the binding sends the relay's datagrams nowhere, and only one of ours
@@ -43,7 +43,7 @@ class Abort(Protocol):
 class Keeper:
     """See the module's head; `run` is one task of the session."""
 
-    __slots__ = ("_abort", "_busy_until", "_in", "_link", "_pings", "_received")
+    __slots__ = ("_abort", "_busy_until", "_in", "_link", "_pings", "_received", "heartbeat")
 
     def __init__(self, link: QuicLink, receiving: Receiving, abort: Abort) -> None:
         self._link = link
@@ -51,6 +51,8 @@ class Keeper:
         self._abort = abort
         self._pings = 0
         self._received = 0
+        self.heartbeat = limits.QUIC_HEARTBEAT
+        """Seconds between two pings of an agent."""
         self._busy_until = 0.0
 
     async def run(self) -> None:
@@ -70,7 +72,7 @@ class Keeper:
                 self._pings += 1
                 link.connection.send_ping(self._pings)
                 link.touch()
-                next_ping = now + limits.QUIC_HEARTBEAT
+                next_ping = now + self.heartbeat
             if not is_agent:
                 next_ping = max(link.heard, now - _HALF) + limits.HEARTBEAT
             look = min(next_ping, self._next_question(now)) if busy else next_ping

@@ -31,6 +31,7 @@ from trunnel.settings.limits import (
     CONTROL_SECONDS_MAX,
     CONTROL_SECONDS_MIN,
     CONTROL_TEXT_MAX,
+    QUIC_HEARTBEAT,
     RETRY_HINT_MAX,
     STREAM_NAME_MAX,
 )
@@ -107,6 +108,8 @@ class SessionLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds that a visitor's stream may wait for the first byte back."""
     idle_timeout: Period
     """Seconds without a byte after which a visitor's stream ends."""
+    quic_heartbeat: Period = QUIC_HEARTBEAT
+    """Seconds between the pings of an agent on QUIC that nobody visits."""
 
 
 @final
