@@ -142,7 +142,7 @@ def test_a_peer_that_names_the_same_connection_id_again_and_retires_all_others_c
         (frame(0x31, 3, tail=b"abc"), QuicErrorCode.PROTOCOL_VIOLATION),
         (frame(CRYPTO, limits.QUIC_CRYPTO_LATE_MAX, 1, tail=b"x"), QuicErrorCode.CRYPTO_BUFFER_EXCEEDED),
         (frame(CRYPTO, 2**62 - 2, 1, tail=b"x"), QuicErrorCode.CRYPTO_BUFFER_EXCEEDED),
-        (frame(0x07, 4, tail=b"toke"), QuicErrorCode.PROTOCOL_VIOLATION),
+        (frame(0x07, 4, tail=b"abcd"), QuicErrorCode.PROTOCOL_VIOLATION),
         (frame(0x1E), QuicErrorCode.PROTOCOL_VIOLATION),
     ],
     ids=["cut", "unknown", "datagram", "datagram-length", "crypto", "crypto-far", "token", "done"],

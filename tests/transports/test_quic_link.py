@@ -22,7 +22,7 @@ class Paper:
 
     def __init__(self, deadline: float = math.inf) -> None:
         self.deadline = deadline
-        self.scheduled: list[float] = []
+        self.scheduled: list[tuple[float, int]] = []
         self.over = False
         self.settled: list[float] = []
         self.pump: LinkPump

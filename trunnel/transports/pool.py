@@ -112,7 +112,7 @@ class PooledSession(Session):
         fit = [carrier for carrier in self.carriers if carrier not in self._draining and carrier.closed is None]
         return sorted(
             (carrier for carrier in fit if not is_suspect(carrier, now)),
-            key=lambda carrier: (carrier.load, -carrier.last_heard),
+            key=lambda carrier: (carrier.load + self._opening[carrier], -carrier.last_heard),
         )
 
     async def wait_carriers_changed(self) -> None:

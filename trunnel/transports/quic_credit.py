@@ -23,9 +23,11 @@ in `quic_guard`, `quic_streams` and `quic_halves`.  They are these, and
   `_on_max_stream_data_delivery`; replaced: `_write_connection_limits` (called once
   for each packet, before the streams are served), `_write_stream_limits`; replaced
   values: `_streams`, `_streams_queue`, `_local_max_*`, `_crypto_streams`' receivers
-  and the table of what takes which frame.
+  and the table of what takes which frame.  `dispose` empties what holds streams,
+  keys, packets or bound methods.
 - `QuicStreamSender`, `QuicStreamReceiver`, extended: their methods, none of them
-  private, and `_buffer*`, `_pending*`, `_ranges`, `_reset_error_code` read.
+  private, and `_buffer*`, `_final_size`, `_pending*`, `_reset_error_code` read;
+  `_buffer_start` of a receiver set, whose `_buffer` and `_ranges` stay empty.
 - `tls.Context._request_client_certificate` set; `_peer_certificate*` read.
 
 No clock, no socket: `now` is always an argument, seconds on a monotonic clock.
@@ -197,7 +199,7 @@ class CreditedConnection(GuardedConnection):
                 limits.QUIC_UNSENT_STREAM - unsent,
                 self._window_max - half.unacknowledged,
             )
-        elif self._stream_is_discarded(stream_id):
+        elif self._proved is not None or self._stream_is_discarded(stream_id):
             return 0
         else:
             unsent = 0

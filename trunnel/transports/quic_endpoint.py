@@ -162,13 +162,16 @@ class QuicEndpoint:
     async def _read(self, socket: UdpSocket) -> None:
         while True:
             await socket.wait_readable()
-            now = trio.current_time()
-            touched: dict[QuicLink, None] = {}
-            for datagram, source in socket.receive_batch():
-                link = self.take_untrusted(datagram, source, socket, now)
-                if link is not None:
-                    touched[link] = None
-            self.settle(touched, now)
+            self._take_batch(socket, trio.current_time())
+
+    def _take_batch(self, socket: UdpSocket, now: float) -> None:
+        """Take what lies in a socket; not in `_read`, which would hold the last connection while it waits."""
+        touched: dict[QuicLink, None] = {}
+        for datagram, source in socket.receive_batch():
+            link = self.take_untrusted(datagram, source, socket, now)
+            if link is not None:
+                touched[link] = None
+        self.settle(touched, now)
 
     def take_untrusted(self, datagram: bytes, source: HostPort, socket: UdpSocket, now: float) -> QuicLink | None:
         """Give one datagram to its connection; return that, to be settled, or None if there is none."""
@@ -187,7 +190,7 @@ class QuicEndpoint:
         """Settle connections that took datagrams."""
         for link in links:
             link.settle(now)
-            if not link.spoke and link.deadline >= link.alarm:
+            if not (link.spoke or link.over) and link.deadline >= link.alarm:
                 self._forget(link)  # nothing in its Initial made sense
 
     # --- strangers ----------------------------------------------------------------------------------
@@ -244,8 +247,8 @@ class QuicEndpoint:
     def _forget(self, link: QuicLink) -> None:
         """Drop a connection without a word."""
         self._counts.refused += 1
-        link.over = True
         self.ended(link)
+        link.dispose()
 
     # --- the home of the links ----------------------------------------------------------------------
 

@@ -17,6 +17,9 @@
   the owner looks at `peer_certificates` before it serves anything.  No stream
   exists before the handshake is complete: no session tickets, hence no 0-RTT.
 - DATAGRAM frames are not offered; one that comes ends the connection.
+- **What has ended is freed at once** (`dispose`).  aioquic's connection is held
+  by its own tables of bound methods; a flood of handshakes would grow us by as
+  many connections as fit between two runs of the cyclic collector.
 
 The private names of aioquic that are used are listed in `quic_credit`.
 """
@@ -32,7 +35,13 @@ from typing import Final, ParamSpec, TypeVar
 
 from aioquic._buffer import Buffer
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import NetworkAddress, QuicConnection, QuicConnectionError, QuicReceiveContext
+from aioquic.quic.connection import (
+    NetworkAddress,
+    QuicConnection,
+    QuicConnectionError,
+    QuicConnectionState,
+    QuicReceiveContext,
+)
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 from aioquic.quic.recovery import MAX_ACK_RANGES
@@ -92,11 +101,14 @@ class GuardedConnection(QuicConnection):
         self._table = StreamTable(parity=0 if configuration.is_client else 1)
         self._streams = self._table
         self._acknowledging: QuicReceiveContext | None = None
+        self._proved: tuple[x509.Certificate, ...] | None = None  # of a connection that was disposed of
         self._count_cheap_frames()
 
     @property
     def peer_certificates(self) -> tuple[x509.Certificate, ...]:
         """The peer's chain, leaf first, whose key it proved to have; empty if none, or before the handshake's end."""
+        if self._proved is not None:
+            return self._proved
         leaf = self.tls._peer_certificate if self._handshake_complete else None
         return () if leaf is None else (leaf, *self.tls._peer_certificate_chain)
 
@@ -104,6 +116,36 @@ class GuardedConnection(QuicConnection):
     def ending(self) -> ConnectionTerminated | None:
         """Why the connection ends, as soon as either side began to close it; aioquic's event comes later."""
         return self._close_event
+
+    def dispose(self) -> None:
+        """Drop what only a living connection needs, and all that holds the connection itself.  Idempotent.
+
+        Reference counting frees it then, once its owner lets go.  Until that it
+        answers as one that has ended, sends nothing, and ignores what it is given;
+        `ending` and `peer_certificates` stay.
+        """
+        if self._proved is not None:
+            return
+        self._proved = self.peer_certificates
+        self._state = QuicConnectionState.TERMINATED
+        self._close_at = None
+        self._close_pending = False
+        self._acknowledging = None
+        self._table.clear()
+        self._streams_queue = []
+        self._streams_blocked_bidi = []
+        self._loss.spaces = []
+        self._loss._send_probe = _send_nothing
+        for held in (
+            self._crypto_buffers,
+            self._crypto_streams,
+            self._cryptos,
+            self._cryptos_initial,
+            self._spaces,
+            vars(self)[FRAME_TAKERS],
+        ):
+            held.clear()
+        vars(self).pop("tls", None)  # there is none before the first packet
 
     # --- containment ------------------------------------------------------------------------------
 
@@ -117,7 +159,8 @@ class GuardedConnection(QuicConnection):
 
     def handle_timer(self, now: float) -> None:
         """Do what `get_timer` asked for."""
-        self.contain(super().handle_timer, now)
+        if self._proved is None:
+            self.contain(super().handle_timer, now)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         """Return the datagrams to send now, with their addresses."""
@@ -189,6 +232,10 @@ class GuardedConnection(QuicConnection):
             self._table.guard.control_frame(now=context.time)
         self._acknowledging = context
         take(context, frame_type, buf)
+
+
+def _send_nothing() -> None:
+    """Stand in for the probes of a connection that has ended."""
 
 
 class ApplicationClose(QuicConnectionError):

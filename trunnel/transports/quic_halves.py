@@ -6,11 +6,13 @@ the stream: frames of a stream that is forgotten may still be acknowledged.
 
 Rules of memory (RFC 9000 §2.2, §4.1):
 
-- Received: aioquic fills gaps with zeros, up to the credit that we granted; the
-  connection's credit counts the highest offsets, gaps included.  The gaps are
-  capped too: each costs 120 bytes, and time for every frame behind it.  A packet
-  that would add one more is treated as lost, so its content comes again; what
-  continues the stream in order is always taken.
+- Received: aioquic fills gaps with zeros, up to the credit that we granted: one
+  byte costs 64 KiB.  Here what comes ahead of its turn is held as it came
+  (`quic_segments`); aioquic keeps the rest: what comes in order, and the rules
+  of final sizes.  The gaps are capped, for each costs memory, and time for every
+  frame behind it.  A packet that comes ahead of its turn when there are too many
+  is treated as lost, so its content comes again; what continues the stream in
+  order is always taken.
 - Sent: what was never sent, and what nobody acknowledged yet, are counted for
   each stream and for all; `quic_credit` grants room by these figures.
 - A half that was reset drops its buffer at once.
@@ -31,6 +33,7 @@ from aioquic.quic.packet_builder import QuicDeliveryState
 from aioquic.quic.stream import QuicStream, QuicStreamReceiver, QuicStreamSender
 
 from trunnel.settings import limits
+from trunnel.transports.quic_segments import Segments
 from trunnel.wire.credit import ReceiveWindow
 from trunnel.wire.flood import FloodGuard
 
@@ -165,12 +168,52 @@ class SendingHalf(QuicStreamSender):
         self._ledger.wake(self.stream_id)
 
 
+class SparseHalf(QuicStreamReceiver):
+    """aioquic's receiving half, with a cap on gaps, which take no memory; its own buffer stays empty."""
+
+    def __init__(self, stream_id: int | None, *, readable: bool) -> None:
+        super().__init__(stream_id, readable)
+        self._ahead = Segments()
+
+    def handle_frame(self, frame: QuicStreamFrame) -> StreamDataReceived | None:
+        """Take one frame.
+
+        Raises:
+            PacketRefusedError: It would leave too many gaps.
+            FinalSizeError: aioquic's, a bad FIN.
+        """
+        start, ahead = self._buffer_start, self._ahead
+        if frame.offset <= start and not ahead:
+            return super().handle_frame(frame)
+        if frame.offset > start and len(ahead) >= limits.QUIC_RANGES_MAX:
+            raise PacketRefusedError("too many gaps")
+        self._note_size(frame)
+        if self.is_finished:
+            return None
+        missed = max(0, start - frame.offset)
+        ahead.add(frame.offset + missed, frame.data[missed:])
+        content = ahead.take(start)
+        self._buffer_start += len(content)
+        self.is_finished = self._buffer_start == self._final_size
+        if not content and not self.is_finished:
+            return None
+        return StreamDataReceived(data=content, end_stream=self.is_finished, stream_id=self._stream_id)
+
+    def _note_size(self, frame: QuicStreamFrame) -> None:
+        """Let aioquic check a frame's place against the final size, and note both: of a finished half it keeps none."""
+        finished, self.is_finished = self.is_finished, True
+        try:
+            super().handle_frame(frame)
+        finally:
+            self.is_finished = finished
+
+
 @final
-class ReceivingHalf(QuicStreamReceiver):
-    """aioquic's receiving half, with its consumption and a cap on gaps."""
+class ReceivingHalf(SparseHalf):
+    """The receiving half of a stream, with its consumption."""
 
     def __init__(self, stream_id: int, ledger: Ledger, *, readable: bool) -> None:
-        super().__init__(stream_id, readable)
+        super().__init__(stream_id, readable=readable)
         self.stream_id = stream_id
         self._ledger = ledger
         self.aborted = False
@@ -188,8 +231,6 @@ class ReceivingHalf(QuicStreamReceiver):
             FinalSizeError: aioquic's, a bad FIN.
             RemoteProtocolError: Too many frames that say nothing.
         """
-        if frame.offset > self._buffer_start and len(self._ranges) >= limits.QUIC_RANGES_MAX:
-            raise PacketRefusedError("too many gaps in a stream")
         if not frame.data and not frame.fin:
             self._ledger.guard.control_frame(now=self._ledger.now)
         event = super().handle_frame(frame)
@@ -207,7 +248,7 @@ class ReceivingHalf(QuicStreamReceiver):
         event = super().handle_reset(final_size=final_size, error_code=error_code)
         if event is not None:
             self.aborted = True
-            self._buffer.clear()
+            self._ahead.clear()
             self._ledger.undelivered += self.highest_offset - self._buffer_start
         self._ledger.wake(self.stream_id)
         if event is not None and final_size <= limits.QUIC_EMPTY_STREAM and not self._ledger.is_ours(self.stream_id):
@@ -226,7 +267,7 @@ class ReceivingHalf(QuicStreamReceiver):
 
 
 @final
-class CryptoHalf(QuicStreamReceiver):
+class CryptoHalf(SparseHalf):
     """The receiving half of a handshake's stream of bytes: capped in length and in gaps."""
 
     def __init__(self, *, total: int) -> None:
@@ -246,8 +287,6 @@ class CryptoHalf(QuicStreamReceiver):
                 frame_type=QuicFrameType.CRYPTO,
                 reason_phrase=f"more than {self._total} bytes of handshake",
             )
-        if frame.offset > self._buffer_start and len(self._ranges) >= limits.QUIC_RANGES_MAX:
-            raise PacketRefusedError("too many gaps in a handshake")
         return super().handle_frame(frame)
 
 

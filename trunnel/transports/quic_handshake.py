@@ -101,6 +101,7 @@ class QuicCarrier:
             if self.link.farewell is not None:
                 self.link.farewell.repeat()
             self.link.socket.close()
+            self.link.dispose()
 
     async def _read(self) -> None:
         """Take datagrams from whichever socket is the present one."""

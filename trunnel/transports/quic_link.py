@@ -144,8 +144,8 @@ class QuicLink:
         """A time of the owner's, at which it wants to `look`."""
         self.deadline = math.inf
         """When the link must be settled next."""
-        self.scheduled: list[float] = []
-        """The times of this link's entries in the pump's heap, the next one last."""
+        self.scheduled: list[tuple[float, int]] = []
+        """This link's entries in the pump's heap, the next one last."""
         self.completed = False
         """Whether the handshake is complete."""
         self.alpn: str | None = None
@@ -179,14 +179,24 @@ class QuicLink:
         self._pass_on(now)
         if self._owner is not None:
             self.connection.contain(self._owner.look, now)
-        elif now >= self.alarm and self._home is not None:
+        elif now >= self.alarm and self._home is not None and not self.over:
             self._home.expired(self)
             return
         self._flush(now)
+        if self.over:
+            self.dispose()
+            return
         timer = self.connection.get_timer()
         self.deadline = self.alarm if timer is None else min(timer, self.alarm)
-        if not self.over:
-            self._pump.schedule(self)
+        self._pump.schedule(self)
+
+    def dispose(self) -> None:
+        """Send and take nothing more, and let go of what would keep the connection in memory.  Idempotent."""
+        self.over = True
+        self.deadline = math.inf
+        self._owner = None
+        self._pump.drop(self)
+        self.connection.dispose()
 
     def _flush(self, now: float) -> None:
         if self.socket.clogged:
@@ -260,12 +270,13 @@ class QuicLink:
 class LinkPump:
     """Settles links that were touched or whose time has come; see the module's head."""
 
-    __slots__ = ("_held", "_numbers", "_scope", "_timers", "_touched", "_wake")
+    __slots__ = ("_held", "_links", "_numbers", "_scope", "_timers", "_touched", "_wake")
 
     def __init__(self) -> None:
         self._touched: dict[QuicLink, None] = {}
         self._held: set[QuicLink] = set()
-        self._timers: list[tuple[float, int, QuicLink]] = []
+        self._timers: list[tuple[float, int]] = []
+        self._links: dict[int, QuicLink] = {}  # of each entry in the heap, unless it was dropped
         self._numbers = count()
         self._wake = trio.Event()
         self._scope = trio.CancelScope()
@@ -285,18 +296,25 @@ class LinkPump:
         An entry that comes early asks for the deadline then; so a link has few
         entries, each earlier than the one before, however often its deadline moves.
         """
-        if link.deadline < (link.scheduled[-1] if link.scheduled else math.inf):
-            link.scheduled.append(link.deadline)
-            heappush(self._timers, (link.deadline, next(self._numbers), link))
+        if link.deadline < (link.scheduled[-1][0] if link.scheduled else math.inf):
+            entry = (link.deadline, next(self._numbers))
+            link.scheduled.append(entry)
+            self._links[entry[1]] = link
+            heappush(self._timers, entry)
             self._scope.deadline = min(self._scope.deadline, link.deadline)
+
+    def drop(self, link: QuicLink) -> None:
+        """Never settle *link* again, unless somebody touches it."""
+        self._touched.pop(link, None)
+        self._held.discard(link)
+        while link.scheduled:
+            del self._links[link.scheduled.pop()[1]]
 
     async def run(self) -> None:
         """Settle links for ever.  Cancellation: no effect on any link."""
         while True:
             self._wake = trio.Event()
-            now = trio.current_time()
-            for link in self._due(now):
-                link.settle(now)
+            self._settle_due(trio.current_time())
             with trio.CancelScope(deadline=self._timers[0][0] if self._timers else math.inf) as self._scope:
                 await self._wake.wait()
 
@@ -312,6 +330,10 @@ class LinkPump:
             for link in held:
                 self.touch(link)
 
+    def _settle_due(self, now: float) -> None:
+        for link in self._due(now):  # not in `run`: what sleeps should not hold the last one
+            link.settle(now)
+
     def _due(self, now: float) -> Iterable[QuicLink]:
         """Return some links to settle now: of those that were touched, and of those whose time has come."""
         due = dict.fromkeys(islice(self._touched, limits.LINKS_PER_TURN))
@@ -320,7 +342,10 @@ class LinkPump:
         if self._touched:
             self._wake.set()
         while self._timers and self._timers[0][0] <= now and len(due) < limits.LINKS_PER_TURN:
-            _, _, link = heappop(self._timers)
+            _, number = heappop(self._timers)
+            link = self._links.pop(number, None)
+            if link is None:
+                continue
             link.scheduled.pop()
             if link.deadline <= now:
                 due[link] = None

@@ -78,6 +78,14 @@ class StreamTable(dict[int, QuicStream]):
                 self.guard.worked()
         return stream
 
+    def clear(self) -> None:
+        """Forget all streams: the connection has ended."""
+        super().clear()
+        self._waiting.clear()
+        self._starved.clear()
+        self.announcing.clear()
+        self.buffered = self.unsent = self.opened_here = 0
+
     def values(self) -> list[QuicStream]:  # type: ignore[override]
         """Return the streams that aioquic has to write MAX_STREAM_DATA for, as many as fit a packet."""
         if not self.announcing:
