@@ -10,6 +10,9 @@ PY := $(BIN)/python -bb
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 FUZZ_SECONDS ?= 36
 MUTATIONS ?= 30000
+# Tests run side by side, a worker a core: JOBS=0 for one process (a debugger, --durations that mean something).
+JOBS ?= auto
+PARALLEL := -n $(JOBS) --dist worksteal
 PYTEST_ARGS ?=
 
 CORE := $(VENV)/.core
@@ -55,10 +58,10 @@ demo: $(CORE) ## a relay, an agent and an origin on this machine (ARGS=--once: o
 # --- the wall ---
 
 test: $(TEST) ## all tests but the slow ones and those of whole processes
-	@$(PY) -m pytest -q -m "not e2e and not slow" $(PYTEST_ARGS)
+	@$(PY) -m pytest -q $(PARALLEL) -m "not e2e and not slow" $(PYTEST_ARGS)
 
 check: lint types contracts fuzz ## everything that must be green before a commit
-	@$(PY) -m pytest -q -m "not slow" $(PYTEST_ARGS)
+	@$(PY) -m pytest -q $(PARALLEL) -m "not slow" $(PYTEST_ARGS)
 
 lint: $(LINT) ## style, spelling, formatting
 	@$(BIN)/ruff check --quiet .

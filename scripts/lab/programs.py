@@ -36,8 +36,10 @@ LOG_SHOWN = 30
 AGENTS_PORT = 4433
 VISITORS_PORT = 8443
 
-RETIRED = "it is no longer needed"
-"""What an agent says that ends a carrier of its pool."""
+STARTING = trio.CapacityLimiter(2)
+"""Relays and agents that start at a time: rows that begin together must not judge each other's imports."""
+RETIRED = "the peer closed the connection"
+"""How a carrier ends that its agent did not need any more, while there are others."""
 
 Record = dict[str, Any]
 
@@ -213,9 +215,9 @@ class Stage:
         await self.origin.event("listening")
 
     def losses(self, after: int = 0) -> list[Record]:
-        """Return the carriers and sessions that the relay has lost; one that the agent did not need is no loss."""
+        """Return the carriers and sessions that the relay has lost, without carriers that a pool did not need."""
         ended = self.relay.said("carrier_lost", "session_closed", after=after)
-        return [event for event in ended if RETIRED not in str(event.get("reason"))]
+        return [event for event in ended if not (event.get("carriers") and event["reason"] == RETIRED)]
 
     def origin_port(self, kind: str = "port") -> int:
         """Return the origin's port of HTTP, or `raw`."""
@@ -230,7 +232,8 @@ class Stage:
 
     async def agent(self, road: Road, *flags: str, name: str = "agent", target: int | None = None) -> Agent:
         """Start an agent and wait until visitors can come."""
-        return await self.ready(self.launch(road, *flags, name=name, target=target))
+        async with STARTING:
+            return await self.ready(self.launch(road, *flags, name=name, target=target))
 
     async def ready(self, program: Program, *, wait: float = WAIT) -> Agent:
         """Wait until visitors can come to an agent that was launched."""
@@ -319,7 +322,8 @@ async def stage(net: Network, *relay_flags: str) -> AsyncIterator[Stage]:
     async with trio.open_nursery() as nursery:
         made = Stage(nursery, net)
         try:
-            await made.open(*relay_flags)
+            async with STARTING:
+                await made.open(*relay_flags)
             yield made
         except Exception:
             print(*made.log().splitlines()[-LOG_SHOWN:], sep="\n", file=sys.stderr)

@@ -190,6 +190,7 @@ async def watch(program: Program, peaks: dict[int, int]) -> None:
     limit="a reader stops after 20 MB: ≤ 4 MB more in either process, exact afterwards, either way",
     load=Load.BUSY,
     takes=(170, 20),
+    quick=(H2, QUIC),
 )
 async def stopped_reader(case: Case) -> Outcome:
     """The visitor, then the origin, reads 20 MB and stops for a minute (quick: 5 MB, 3 s) before it reads on."""

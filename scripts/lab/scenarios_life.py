@@ -74,7 +74,7 @@ async def half_open(case: Case) -> Outcome:
 
 @row(
     "NET-04",
-    limit="idle 10 min behind a NAT that forgets UDP after 30 s, TCP after 60 s: first byte ≤ 1 RTT + 100 ms",
+    limit="idle 10 min behind a NAT that forgets UDP in 30 s, TCP in 60 s: first byte ≤ 1 RTT + 100 ms above the next",
     quick=(QUIC, YAMUX),
     load=Load.WAITING,
     takes=(625, 40),
@@ -94,13 +94,20 @@ async def forgetful_nat(case: Case) -> Outcome:
         agent = await scene.agent(case.road)
         await scene.visit(agent)
         await trio.sleep(idle)
-        begun = time.monotonic()
-        await scene.visit(agent)
-        first = time.monotonic() - begun
+        first, *others = [await visit_time(scene, agent) for _ in range(4)]
         lost = len(scene.losses())
         natted = not str(scene.relay.said("session_opened")[0]["peer"]).startswith("10.81.1.")
-    figure = f"served in {1000 * first:.0f} ms after {idle:.0f} s idle, TLS included; {lost} carriers lost"
-    return Outcome(natted and first <= 0.1 + SLACK * case.quick and not lost, figure)
+    usual = statistics.median(others)
+    figure = f"served in {1000 * first:.0f} ms after {idle:.0f} s idle, then in {1000 * usual:.0f} ms, TLS included; "
+    figure += f"{lost} carriers lost"
+    return Outcome(natted and first - usual <= 0.1 + SLACK * case.quick and not lost, figure)
+
+
+async def visit_time(scene: Stage, agent: Agent) -> float:
+    """Visit, and return the seconds that it took."""
+    begun = time.monotonic()
+    await scene.visit(agent)
+    return time.monotonic() - begun
 
 
 @row(

@@ -162,6 +162,15 @@ class HostileAgent:
         """Return the offset up to which the relay lets us send on a stream of its own."""
         return self.connection._streams[stream_id].max_stream_data_remote  # noqa: SLF001
 
+    def credits(self, streams: Iterable[int]) -> dict[int, int]:
+        """Return the offsets up to which all of *streams* may go together: the connection's credit bounds them, too."""
+        left = self.connection._remote_max_data - self.connection._remote_max_data_used  # noqa: SLF001
+        granted: dict[int, int] = {}
+        for each in streams:
+            granted[each] = min(self.credit_of(each), left)
+            left -= granted[each]
+        return granted
+
 
 @asynccontextmanager
 async def hostile_agent(lab: Lab, *, source: str = SOURCE) -> AsyncIterator[tuple[HostileAgent, control.Welcome]]:

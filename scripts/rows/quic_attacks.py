@@ -58,15 +58,16 @@ async def sparse(lab: Lab, amount: int) -> tuple[bool, str]:
             await visitor.send_all(hello)
         await agent.until(1 + amount)
         await trio.sleep(SETTLE)
-        streams = sorted(agent.streams - {CONTROL_STREAM})
+        granted = agent.credits(sorted(agent.streams - {CONTROL_STREAM}))
+        lawful = {stream: credit - 1 for stream, credit in granted.items() if credit}
         before = peak = rss_kib(lab.relay.pid)
         for _ in range(SPARSE):
-            await agent.forge([stream_frame(each, agent.credit_of(each) - 1, b"x") for each in streams])
+            await agent.forge([stream_frame(stream, offset, b"x") for stream, offset in lawful.items()])
             await trio.sleep(SETTLE / SPARSE)
             peak = max(peak, rss_kib(lab.relay.pid))
         kept = agent.ended is None
-        credit = agent.credit_of(streams[0])
-        await agent.forge([stream_frame(streams[0], credit, b"x")])
+        stream, credit = next(iter(granted.items()))
+        await agent.forge([stream_frame(stream, credit, b"x")])
         how = await ended(agent)
         for visitor in visitors:
             await trio.aclose_forcefully(visitor)

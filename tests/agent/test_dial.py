@@ -190,6 +190,32 @@ async def test_silence_behind_a_connection_narrows_the_next_one(
 
 
 @pytest.mark.skipif(not capabilities.HAS_TCP_MAXSEG, reason="segments cannot be bounded here")
+async def test_a_relay_that_loses_patience_just_before_us_narrows_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time for the same handshake began a moment earlier, and its FIN is a small packet, which comes through."""
+    monkeypatch.setattr(limits, "HANDSHAKE_TIMEOUT", 1.0)
+    sizes: list[int] = []
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+    async def lose_patience(stream: trio.SocketStream) -> None:
+        sizes.append(stream.socket.getsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_MAXSEG))
+        with trio.move_on_after(0.6):
+            while await stream.receive_some():
+                pass
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, lose_patience, [listener])
+        dialling = dialler(tmp_path, listener.socket.getsockname()[1])
+        for _ in range(2):
+            with pytest.raises(ConnectError):
+                await dialling.dial(H2)
+        nursery.cancel_scope.cancel()
+    assert [size <= limits.SEGMENT_NARROW for size in sizes] == [False, True]
+
+
+@pytest.mark.skipif(not capabilities.HAS_TCP_MAXSEG, reason="segments cannot be bounded here")
 async def test_an_answer_that_is_no_relays_narrows_nothing(tmp_path: Path) -> None:
     """Packets came through; that the handshake failed has another reason."""
     sizes: list[int] = []

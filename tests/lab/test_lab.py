@@ -15,9 +15,12 @@ from collections.abc import Iterator
 import pytest
 
 from scripts.lab import dns
-from scripts.lab.__main__ import unable
+from scripts.lab.__main__ import expected, unable
 from scripts.lab.hosts import NAMESPACES, PREFIX
 from scripts.lab.pattern import PERIOD, Checker, block
+from scripts.lab.roads import H2
+from scripts.lab.scenarios_life import share_besides
+from scripts.lab.table import Case, Load, Outcome, Row
 from scripts.lab.wire import Behaviour, Direction
 from tests.peers import absent
 from tests.rules.sources import ROOT
@@ -134,6 +137,31 @@ def test_the_name_server_answers_as_it_is_told(order: dict[str, object], code: i
     assert answer[3] & 0x0F == code
     assert int.from_bytes(answer[6:8], "big") == answers
     assert dns.reply(query, "relay.lab", {"mode": "silent"}) is None
+
+
+def test_a_visit_that_was_under_way_while_a_connection_was_killed_is_no_verdict_on_the_others() -> None:
+    kills = [(10.0, 10.02)]
+    cut = {"begun": 9.99, "seconds": 0.02, "error": "reset"}
+    kept = [{"begun": begun, "seconds": 0.01} for begun in (9.0, 9.5, 10.5)]
+    assert share_besides([cut, *kept], kills) == 1.0
+    assert share_besides([*kept, {"begun": 10.03, "seconds": 0.01, "error": "refused"}], kills) == 0.75
+    assert share_besides([cut], kills) == 0.0
+
+
+async def unused(case: Case) -> Outcome:
+    raise AssertionError(case)
+
+
+def test_rows_that_wait_take_no_time_beside_those_that_work() -> None:
+    def cases(load: Load, seconds: float, count: int) -> list[tuple[Row, Case]]:
+        row = Row("row", "", unused, (H2,), (H2,), load, (seconds, 1.0))
+        return [(row, Case(H2, quick=False))] * count
+
+    working = [*cases(Load.LIGHT, 10, 4), *cases(Load.BUSY, 30, 2)]
+    assert expected(working, jobs=2) == 80
+    assert expected([*working, *cases(Load.WAITING, 60, 5)], jobs=2) == 80
+    assert expected([*working, *cases(Load.WAITING, 600, 5)], jobs=2) == 600
+    assert expected(cases(Load.LIGHT, 10, 2), jobs=6) == 10, "no row is cut in pieces"
 
 
 def needs_lab() -> None:

@@ -320,7 +320,7 @@ def test_data_session_is_a_choice() -> None:
     ("flags", "part"),
     [
         ({"transport": "tcp"}, "not one of: auto, quic, h2, yamux"),
-        ({"pool_size": "33"}, "more than the 32 connections"),
+        ({"pool_size": "9"}, "more than the 8 connections"),
         ({"pool_size": "0"}, "not a whole number from 1"),
         ({"via": "ftp://proxy"}, "not a proxy that can be used"),
         ({"via": "http://proxy", "transport": "quic"}, "QUIC does not go through it"),

@@ -48,6 +48,15 @@ async def test_a_stream_goes_to_the_carrier_with_the_fewest() -> None:
         assert {(await place(made.session, carriers))[0] for _ in range(3)} == {0, 1, 2}
 
 
+async def test_streams_that_are_opened_at_once_are_spread() -> None:
+    """A page's ten connections come in one turn of the loop, before any carrier has counted its own."""
+    async with pool(4) as (made, carriers):
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(made.session.open_stream)
+        assert [carrier.far.statistics().streams_open for carrier in carriers] == [2, 2, 2, 2]
+
+
 async def test_of_carriers_with_as_many_the_one_heard_last_gets_the_stream() -> None:
     """One that died unnoticed would else get every stream that comes while both are idle."""
     async with pool(3) as (made, carriers):

@@ -20,9 +20,16 @@ from tests.transports.quic_pairs import RawAgent, Relay, credentials_of, quic_ag
 from tests.transports.test_quic import exchange
 from trunnel.errors import ConnectError, ErrorCode
 from trunnel.settings import limits
+from trunnel.transports.quic import QuicSession
 from trunnel.transports.quic_configuration import client_configuration
+from trunnel.transports.quic_credit import CreditedConnection
 from trunnel.transports.quic_endpoint import CERTIFICATE_REQUIRED, NO_APPLICATION_PROTOCOL
-from trunnel.transports.quic_handshake import dial_quic
+from trunnel.transports.quic_handshake import QuicCarrier, dial_quic
+from trunnel.transports.quic_link import QuicLink
+from trunnel.transports.quic_receiving import Receiving
+from trunnel.transports.quic_sending import Sending
+from trunnel.transports.quic_stream import QuicStream
+from trunnel.transports.quic_streams import StreamTable
 
 DECRYPT_ERROR = 0x100 + 51
 
@@ -250,6 +257,76 @@ async def test_agents_come_and_go_and_leave_nothing() -> None:
         assert trio.lowlevel.current_statistics().tasks_living == tasks
         endpoint = relay.endpoint
         assert (endpoint._by_id, endpoint._ids, endpoint._half_open, endpoint._unproved) == ({}, {}, {}, {})
+
+
+KINDS = {
+    f"{kind.__module__}.{kind.__qualname__}": kind
+    for kind in (CreditedConnection, QuicCarrier, QuicLink, QuicSession, QuicStream, Receiving, Sending, StreamTable)
+}
+
+
+def alive() -> list[str]:
+    """Return what there is of connections, by kind; of objects that only the cyclic collector would free, too."""
+    return [name for each in gc.get_objects() for name, kind in KINDS.items() if type(each) is kind]
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Leave all freeing to reference counting."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+async def gone(relay: Relay) -> None:
+    """Wait until the relay has no connection."""
+    with trio.fail_after(5):
+        while relay.endpoint.statistics().connections:
+            await settled(relay)
+    await settled(relay)
+
+
+async def test_connections_that_lived_are_freed_by_reference_counting_alone() -> None:
+    """At both ends, with sessions and streams, however they ended."""
+
+    async def live(code: ErrorCode) -> None:
+        async with quic_agent(relay.address) as agent:
+            session = await relay.session()
+            near, far = await open_pair(session, agent)
+            await near.send_all(b"x" * 50_000)
+            await far.receive_some()
+            await open_pair(session, agent)
+            (session if code is ErrorCode.INTERNAL_ERROR else agent).abort("enough", code=code)
+
+    async with quic_relay() as relay:
+        with without_collector():
+            for code in (ErrorCode.NO_ERROR, ErrorCode.CANCEL, ErrorCode.INTERNAL_ERROR):
+                await live(code)
+            await gone(relay)
+            assert alive() == []
+
+
+async def test_handshakes_that_failed_are_freed_by_reference_counting_alone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """LOAD-16: one that stalls is forgotten, one is refused, one is given up by its client, noise never began."""
+    autojump_clock.autojump_threshold = 0.02
+    bare = configuration()
+    bare.certificate = bare.private_key = None
+    async with quic_relay() as relay:
+        with without_collector():
+            with callers(relay, 1) as (stalls,), RawAgent(relay.address, bare) as refused:
+                (initial,) = stalls.send()
+                stalls.socket.send([(initial[:100] + bytes(40) + initial[140:], relay.address)])
+                await refused.until(events.ConnectionTerminated)
+                await trio.sleep(limits.HANDSHAKE_TIMEOUT)
+            with pytest.raises(ConnectError):
+                await dial_quic(("127.0.0.1", 9), credentials_of("agent"), server_name=None)
+            await gone(relay)
+            assert alive() == []
 
 
 async def test_a_relay_that_stops_says_goodbye() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from aioquic import tls
@@ -14,6 +18,8 @@ from tests.transports.quic_wire import CLIENT, Wire, frame, key_of, stream_frame
 from trunnel.errors import ErrorCode
 from trunnel.identity.keys import spki_of
 from trunnel.settings import limits
+from trunnel.transports.quic_credit import CreditedConnection
+from trunnel.transports.quic_halves import CryptoHalf
 
 PING, RESET, CRYPTO, DATAGRAM = 0x01, 0x04, 0x06, 0x30
 
@@ -162,7 +168,103 @@ def test_an_initial_packet_with_a_large_offset_reserves_no_memory() -> None:
     hello._pending.add(limits.QUIC_CRYPTO_MAX, limits.QUIC_CRYPTO_MAX + 100)
     wire.step()
     assert code_of(wire) == QuicErrorCode.CRYPTO_BUFFER_EXCEEDED
-    assert len(wire.server._crypto_streams[Epoch.INITIAL].receiver._buffer) == 0
+    receiver = wire.server._crypto_streams[Epoch.INITIAL].receiver
+    assert isinstance(receiver, CryptoHalf)
+    assert len(receiver._ahead) == len(receiver._buffer) == 0
+
+
+# --- what has ended -------------------------------------------------------------------------------
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Free by reference counting alone."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def never_began(wire: Wire) -> None:
+    """A connection to which nothing came yet."""
+
+
+def half_open(wire: Wire) -> None:
+    """A client whose Initial came; its flight and probes are on the way."""
+    wire.flush()
+    wire.step()
+
+
+def failed(wire: Wire) -> None:
+    """A handshake that went wrong in the middle."""
+    half_open(wire)
+    wire.server.close(error_code=0x150, frame_type=6, reason_phrase="no")
+    wire.settle()
+
+
+def lived(wire: Wire) -> None:
+    """A connection with streams: busy, reset, blocked, ahead of their turn; and packets in flight."""
+    wire.settle()
+    busy, cut, ahead = wire.open(3)
+    wire.settle()
+    wire.transfer(wire.server, busy, b"x" * 100_000)
+    wire.server.reset_stream(cut, 1)
+    wire.client.stop_stream(ahead, 1)
+    wire.client.send_stream_data(ahead, b"y" * 5_000)
+    wire.forge(wire.client, stream_frame(ahead, 100, b"x"))
+    wire.server.send_ping(1)
+    wire.flush()
+
+
+@pytest.mark.parametrize("life", [never_began, half_open, failed, lived])
+def test_what_was_disposed_of_is_freed_by_reference_counting_alone(life: Callable[[Wire], None]) -> None:
+    """LOAD-16: a flood must not grow us by what the cyclic collector has not come to yet."""
+    wire = Wire(connect=False)
+    with without_collector():
+        life(wire)
+        parts: list[object] = [part for end in wire.ends for part in (end, end._table, end._loss)]
+        watched = [weakref.ref(part) for part in parts]
+        for end in wire.ends:
+            end.dispose()
+            end.dispose()
+        del parts, end, wire
+        assert [each() for each in watched] == [None] * 6
+
+
+@pytest.mark.parametrize("life", [never_began, half_open, failed, lived])
+def test_what_was_disposed_of_answers_as_what_has_ended(
+    life: Callable[[Wire], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    wire = Wire(connect=False)
+    life(wire)
+    for end in wire.ends:
+        ending, certificates, later = end.ending, end.peer_certificates, wire.now + limits.DEAD_AFTER
+        end.dispose()
+        assert (end.ending, end.peer_certificates) == (ending, certificates)
+        check_silent(end, later)
+        assert end.ending == ending
+    assert "connection failed" not in caplog.text
+
+
+def check_silent(end: CreditedConnection, now: float) -> None:
+    """Nothing that is asked or told fails, or has an effect."""
+    end.receive_untrusted(bytes(1_200), CLIENT, now)
+    end.handle_timer(now)
+    assert end.datagrams_to_send(now) == []
+    assert end.get_timer() is None
+    end.close(error_code=1, reason_phrase="too late")
+    end.send_ping(2)
+    end.consumed(1, 10, unread=0, now=now)
+    end.discard(1, 10)
+    assert end.datagrams_to_send(now) == []
+    assert (end.streams_open, end.unsent, end.unacknowledged(1), end.room(1), end.room(5)) == (0, 0, 0, 0, 0)
+    assert end.drained(1)
+    assert not end.writable(1)
+    assert end.round_trip >= 0
+    assert end.oldest_unacknowledged is None or end.oldest_unacknowledged <= now
+    assert end.take_progress() is not None
 
 
 # --- floods ---------------------------------------------------------------------------------------

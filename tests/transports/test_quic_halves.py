@@ -6,9 +6,12 @@ import pytest
 from aioquic.quic.connection import QuicConnectionError
 from aioquic.quic.packet import QuicStreamFrame
 from aioquic.quic.packet_builder import QuicDeliveryState
-from aioquic.quic.stream import QuicStream
+from aioquic.quic.stream import FinalSizeError, QuicStream, QuicStreamReceiver
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.transports.quic_wire import Wire, stream_frame
+from tests.transports.test_quic_attacks import memory
 from trunnel.errors import RemoteProtocolError
 from trunnel.settings import limits
 from trunnel.transports.quic_halves import (
@@ -16,6 +19,7 @@ from trunnel.transports.quic_halves import (
     PacketRefusedError,
     ReceivingHalf,
     SendingHalf,
+    SparseHalf,
     receiving_half,
     sending_half,
 )
@@ -138,10 +142,65 @@ def test_a_reset_tells_of_the_credit_that_was_never_used() -> None:
     half.handle_frame(QuicStreamFrame(data=b"z", offset=50))
     half.handle_reset(final_size=100)
     assert table.undelivered == 97
-    assert len(half._buffer) == 0
+    assert len(half._ahead) == 0
     assert half.aborted
     half.handle_reset(final_size=100)
     assert table.undelivered == 97, "once"
+
+
+LENGTH = 24
+TEXT = bytes(range(LENGTH))
+frames = st.lists(
+    st.one_of(
+        st.tuples(st.integers(0, LENGTH), st.integers(0, LENGTH), st.booleans()),  # offset, stop, FIN
+        st.integers(0, LENGTH),  # RESET_STREAM with this final size
+    ),
+    max_size=30,
+)
+
+
+def take(half: QuicStreamReceiver, each: tuple[int, int, bool] | int) -> object:
+    """Give a frame to a half; return its event or its complaint."""
+    try:
+        if isinstance(each, int):
+            return half.handle_reset(final_size=each, error_code=7)
+        offset, stop, fin = each
+        return half.handle_frame(QuicStreamFrame(data=TEXT[offset:stop], offset=offset, fin=fin))
+    except FinalSizeError as exc:
+        return str(exc)
+
+
+@settings(max_examples=500)
+@given(frames)
+def test_it_says_what_aioquic_s_own_half_says_whatever_comes(sequence: list[tuple[int, int, bool] | int]) -> None:
+    """Splits, repetitions, overlaps, any order, ends that contradict each other: the same events, errors and sizes."""
+    model, ours = QuicStreamReceiver(1, readable=True), SparseHalf(1, readable=True)
+    for each in sequence:
+        assert take(ours, each) == take(model, each)
+        for name in ("highest_offset", "is_finished", "_final_size", "_buffer_start"):
+            assert getattr(ours, name) == getattr(model, name), name
+        assert not ours._buffer
+
+
+@given(st.permutations(range(0, LENGTH, 2)), st.integers(2, 7))
+def test_all_pieces_in_any_order_make_the_whole(starts: list[int], size: int) -> None:
+    _, _, half = opened()
+    received = b""
+    for start in starts:
+        frame = QuicStreamFrame(data=TEXT[start : start + size], offset=start, fin=start + size >= LENGTH)
+        event = half.handle_frame(frame)
+        received += b"" if event is None else event.data
+    assert received == TEXT
+    assert half.is_finished
+
+
+def test_a_fin_far_ahead_takes_no_memory_and_ends_what_comes_after_it() -> None:
+    _, _, half = opened()
+    with memory(1_000):
+        assert half.handle_frame(QuicStreamFrame(data=b"", offset=1 << 30, fin=True)) is None
+    with pytest.raises(FinalSizeError):
+        half.handle_frame(QuicStreamFrame(data=b"x", offset=1 << 30))
+    assert not half.is_finished
 
 
 def test_frames_that_say_nothing_are_counted() -> None:

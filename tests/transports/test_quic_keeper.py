@@ -46,13 +46,13 @@ class Link:
 
 
 def keeper(session: Session, link: Link) -> Keeper:
-    return Keeper(link, session, session.abort)  # type: ignore[arg-type]
+    return Keeper(link, session)  # type: ignore[arg-type]
 
 
 async def test_an_agent_pings_all_the_time_and_gives_up(autojump_clock: trio.testing.MockClock) -> None:
     start = trio.current_time()
     session, link = Session(), Link(is_client=True)
-    await keeper(session, link).run()
+    await keeper(session, link).run(session.abort)
     assert [at - start for at in link.pings] == [2.5 * n for n in range(8)]
     assert session.aborted == [(start + limits.DEAD_AFTER, ErrorCode.DEADLINE)]
 
@@ -64,7 +64,7 @@ async def test_an_agent_with_visitors_pings_soon_after_the_relay_fell_silent(
     start = trio.current_time()
     session, link = Session(), Link(is_client=True)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper(session, link).run)
+        nursery.start_soon(keeper(session, link).run, session.abort)
         await trio.sleep(1)
         session.received += 2_000  # a visitor's hello
         await trio.sleep(1.6)
@@ -87,7 +87,7 @@ async def test_an_agent_pings_as_seldom_as_it_is_asked_to(autojump_clock: trio.t
     session, link = Session(), Link(is_client=True)
     asked = keeper(session, link)
     asked.heartbeat = 5.0
-    await asked.run()
+    await asked.run(session.abort)
     assert [at - start for at in link.pings] == [5.0 * n for n in range(4)]
 
 
@@ -95,13 +95,13 @@ async def test_a_relay_asks_only_who_is_silent(autojump_clock: trio.testing.Mock
     session, link = Session(), Link(is_client=False)
     with trio.move_on_after(60):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(keeper(session, link).run)
+            nursery.start_soon(keeper(session, link).run, session.abort)
             while True:
                 await trio.sleep(limits.QUIC_HEARTBEAT)
                 link.heard = trio.current_time()
     assert link.pings == []
     start = link.heard = trio.current_time()
-    await keeper(session, link).run()
+    await keeper(session, link).run(session.abort)
     assert [at - start for at in link.pings] == [10, 15]
     assert session.aborted == [(start + limits.DEAD_AFTER, ErrorCode.DEADLINE)]
 

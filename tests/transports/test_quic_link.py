@@ -113,6 +113,53 @@ async def test_what_is_over_is_not_settled_again(autojump_clock: trio.testing.Mo
     assert link.settled == []
 
 
+async def test_a_dropped_link_leaves_nothing_in_the_pump_that_holds_it() -> None:
+    """Whatever its deadline was; one that is touched later gets its turn."""
+    start = trio.current_time()
+    pump, (gone, other) = papers(start + 1, start + 1)
+    gone.deadline = start
+    pump.schedule(gone)  # type: ignore[arg-type]
+    pump.touch(gone)  # type: ignore[arg-type]
+    pump.hold(gone)  # type: ignore[arg-type]
+    pump.drop(gone)  # type: ignore[arg-type]
+    pump.drop(gone)  # type: ignore[arg-type]
+    assert gone.scheduled == []
+    held: list[object] = [*pump._touched, *pump._held, *pump._links.values()]
+    assert held == [other]
+    due: list[object] = [*pump._due(start + 2)]
+    assert due == [other]
+    pump.touch(gone)  # type: ignore[arg-type]
+    due = [*pump._due(start + 2)]
+    assert due == [gone]
+
+
+async def test_a_session_that_comes_too_late_hears_that_the_connection_has_ended() -> None:
+    async with quic_relay() as relay, quic_agent(relay.address) as agent:
+        session = await relay.session()
+        link = agent._link
+        agent._link.connection.close(0x102, None, "over")
+        link.settle(trio.current_time())
+        link.dispose()
+
+        class Owner:
+            def __init__(self) -> None:
+                self.heard: list[events.QuicEvent] = []
+
+            def take_event(self, event: events.QuicEvent, now: float) -> None:
+                self.heard.append(event)
+
+            def look(self, now: float) -> None:
+                pass
+
+        for owner in (Owner(), Owner()):
+            link._told = False
+            link.own(owner)
+            link.settle(trio.current_time())
+            assert [type(event) for event in owner.heard] == [events.ConnectionTerminated]
+        await session.wait_closed()
+        agent.abort("the test is over")
+
+
 async def test_an_idle_connection_costs_nothing_between_heartbeats(autojump_clock: trio.testing.MockClock) -> None:
     autojump_clock.autojump_threshold = 0.02
     async with quic_relay() as relay, quic_agent(relay.address) as agent:

@@ -79,12 +79,12 @@ class Stage:
         self.link = Link()
         self.hall = Hall()
         link = cast("QuicLink", self.link)
-        self.receiving = Receiving(link, Sending(link), self.hall)
+        self.receiving = Receiving(link, Sending(link))
 
     def take(self, *events: QuicEvent) -> None:
         """Let events happen."""
         for event in events:
-            self.receiving.take_event(event, NOW)
+            self.receiving.take_event(event, NOW, hall=self.hall)
 
     @property
     def arrived(self) -> list[int]:

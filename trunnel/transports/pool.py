@@ -20,6 +20,7 @@ Each carrier's owner runs it inside `carry`, in a task of its own.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import final
@@ -48,6 +49,7 @@ class PooledSession(Session):
         "_heard",
         "_lasting",
         "_life",
+        "_opening",
         "_peer",
         "_room",
         "carriers",
@@ -62,6 +64,7 @@ class PooledSession(Session):
         self._room = trio.Event()
         self._changed = trio.Event()
         self._draining: set[Session] = set()  # carriers that take no new streams
+        self._opening: Counter[Session] = Counter()  # streams placed that their carrier does not count yet
         self._heard = trio.current_time()
 
     # --- carriers -----------------------------------------------------------------------------------
@@ -157,10 +160,13 @@ class PooledSession(Session):
         while True:
             await trio.lowlevel.checkpoint()
             chosen = await self._choose()
+            self._opening[chosen] += 1
             try:
                 return await chosen.open_stream()
             except SessionClosed:
                 self._pass_over(chosen)  # it has ended, or the peer said that it will
+            finally:
+                self._opening -= Counter((chosen,))  # and no zeros stay
 
     async def _choose(self) -> Session:
         with trio.move_on_after(limits.CARRIER_WAIT):

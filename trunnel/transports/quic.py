@@ -61,8 +61,8 @@ class QuicSession(Session):
         self._connection = carrier.link.connection
         self._peer = peer
         self._out = Sending(self._link)
-        self._in = Receiving(self._link, self._out, self)
-        self._keeper = Keeper(self._link, self._in, self.abort)
+        self._in = Receiving(self._link, self._out)
+        self._keeper = Keeper(self._link, self._in)
         self._life = Lifetime[QuicStream]()
         self._room = trio.Event()  # set and replaced when the peer may let us open more
         self._refusing = False
@@ -185,7 +185,7 @@ class QuicSession(Session):
         """Keep the session until it has ended, and say goodbye."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._keeper.run)
+                nursery.start_soon(self._keeper.run, self.abort)
                 closed = await self.wait_closed()
                 nursery.cancel_scope.cancel()
             if closed.code is ErrorCode.NO_ERROR:
@@ -208,7 +208,7 @@ class QuicSession(Session):
             reason, code = close_reason(event)
             self._close(SessionClosed(reason, code=code))
         elif self.closed is None:
-            self._in.take_event(event, now)
+            self._in.take_event(event, now, hall=self)
 
     def arrive(self, stream: QuicStream) -> bool:
         """Queue a stream of the peer for `accept_stream`; agents open none, they only say "no more"."""

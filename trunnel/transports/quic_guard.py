@@ -135,6 +135,8 @@ class GuardedConnection(QuicConnection):
         self._streams_queue = []
         self._streams_blocked_bidi = []
         self._loss.spaces = []
+        for space in self._spaces.values():
+            space.sent_packets.clear()  # each packet knows its space, and us
         self._loss._send_probe = _send_nothing
         for held in (
             self._crypto_buffers,

@@ -43,20 +43,19 @@ class Abort(Protocol):
 class Keeper:
     """See the module's head; `run` is one task of the session."""
 
-    __slots__ = ("_abort", "_busy_until", "_in", "_link", "_pings", "_received", "heartbeat")
+    __slots__ = ("_busy_until", "_in", "_link", "_pings", "_received", "heartbeat")
 
-    def __init__(self, link: QuicLink, receiving: Receiving, abort: Abort) -> None:
+    def __init__(self, link: QuicLink, receiving: Receiving) -> None:
         self._link = link
         self._in = receiving
-        self._abort = abort
         self._pings = 0
         self._received = 0
         self.heartbeat = limits.QUIC_HEARTBEAT
         """Seconds between two pings of an agent."""
         self._busy_until = 0.0
 
-    async def run(self) -> None:
-        """Keep the session until its peer is dead; returns when it is."""
+    async def run(self, abort: Abort) -> None:
+        """Keep the session until its peer is dead; *abort* it then, and return."""
         link = self._link
         is_agent = link.connection.configuration.is_client
         next_ping = trio.current_time()
@@ -64,7 +63,7 @@ class Keeper:
             now = trio.current_time()
             silence = now - link.heard
             if silence >= limits.DEAD_AFTER:
-                self._abort(f"nothing heard for {limits.DEAD_AFTER:.0f} s", code=ErrorCode.DEADLINE)
+                abort(f"nothing heard for {limits.DEAD_AFTER:.0f} s", code=ErrorCode.DEADLINE)
                 return
             busy = is_agent and self._is_busy(now)
             asked = busy and now >= link.heard + limits.QUIC_BUSY_SILENCE

@@ -343,9 +343,9 @@ class LinkPump:
             self._wake.set()
         while self._timers and self._timers[0][0] <= now and len(due) < limits.LINKS_PER_TURN:
             _, number = heappop(self._timers)
-            link = self._links.pop(number, None)
-            if link is None:
-                continue
+            if number not in self._links:
+                continue  # dropped
+            link = self._links.pop(number)
             link.scheduled.pop()
             if link.deadline <= now:
                 due[link] = None

@@ -56,7 +56,6 @@ class Receiving:
 
     __slots__ = (
         "_connection",
-        "_hall",
         "_link",
         "_newest",
         "_out",
@@ -67,11 +66,10 @@ class Receiving:
         "unread",
     )
 
-    def __init__(self, link: QuicLink, out: Sending, hall: StreamHall) -> None:
+    def __init__(self, link: QuicLink, out: Sending) -> None:
         self._link = link
         self._connection = link.connection
         self._out = out
-        self._hall = hall
         self._newest = -1  # the highest number of the peer's streams, counted from 0
         self._skipped: set[int] = set()  # streams of the peer below it of which nothing was heard yet
         self.streams: dict[int, QuicStream] = {}
@@ -117,11 +115,11 @@ class Receiving:
 
     # --- what the peer did --------------------------------------------------------------------------
 
-    def take_event(self, event: events.QuicEvent, now: float) -> None:
-        """Act on an event of a stream."""
+    def take_event(self, event: events.QuicEvent, now: float, *, hall: StreamHall) -> None:
+        """Act on an event of a stream; a new one goes to *hall*, which is not kept: it holds us."""
         match event:
             case events.StreamDataReceived(data, end_stream, stream_id):
-                self._on_bytes(stream_id, data, now)
+                self._on_bytes(stream_id, data, now, hall=hall)
                 if end_stream:
                     self._on_end(stream_id)
             case events.StreamReset(error_code, stream_id):
@@ -152,12 +150,12 @@ class Receiving:
     def _is_ours(self, stream_id: int) -> bool:
         return not (stream_id ^ self._connection.get_next_available_stream_id()) & 1
 
-    def _on_bytes(self, stream_id: int, payload: bytes, now: float) -> None:
+    def _on_bytes(self, stream_id: int, payload: bytes, now: float, *, hall: StreamHall) -> None:
         stream = self._find(stream_id)
         if stream is not None and payload and not stream.announced:
             stream.announced = True
             self._connection.consumed(stream_id, 1, unread=len(payload) - 1, now=now)
-            self._on_head(stream, payload[0])
+            self._on_head(stream, payload[0], hall)
             payload = payload[1:]
         if not payload:
             return
@@ -170,14 +168,14 @@ class Receiving:
         if self.unread >= limits.SESSION_PRESSURE:
             self.pressed.set()
 
-    def _on_head(self, stream: QuicStream, head: int) -> None:
+    def _on_head(self, stream: QuicStream, head: int, hall: StreamHall) -> None:
         if head == Head.GOAWAY:
-            self._hall.note_goaway()
+            hall.note_goaway()
             self._out.finish(stream.stream_id)
             self.forget(stream)
         elif head != Head.STREAM:
             stream.reset(ErrorCode.PROTOCOL_ERROR)
-        elif not self._hall.arrive(stream):
+        elif not hall.arrive(stream):
             stream.reset(ErrorCode.REFUSED_STREAM)
 
     def _on_end(self, stream_id: int) -> None:
