@@ -64,8 +64,10 @@ def test_only_a_stable_session_starts_the_count_anew() -> None:
     backoff = Backoff(Extreme(high=True))
     for _ in range(5):
         backoff.next_delay()
-    backoff.session_lasted(limits.BACKOFF_RESET - 0.001)
+    assert not backoff.session_lasted(limits.BACKOFF_LIVED - 0.001)
     assert backoff.next_delay() == 16.0
+    assert not backoff.session_lasted(limits.BACKOFF_LIVED), "it lived, but it was not stable"
+    assert backoff.next_delay() == limits.BACKOFF_BASE, "no retry at once, but soon"
     backoff.session_lasted(limits.BACKOFF_RESET)
     assert backoff.failures == 0
     assert backoff.next_delay() == 0.0

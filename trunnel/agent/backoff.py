@@ -14,7 +14,9 @@ Rules:
   all (negative, NaN) is no hint.
 - Never gives up: that is for the caller, who knows about refusals.
 - Only a session that lived `BACKOFF_RESET` seconds starts the count anew: a
-  relay that accepts and drops at once must not be hammered.
+  relay that accepts and drops at once must not be hammered.  One that lived
+  `BACKOFF_LIVED` starts it at one, for a path that breaks often (NET-10): a
+  short wait, but none is left out.
 
 No clock and no chance of its own: the caller measures, and gives the source
 of random numbers.
@@ -92,4 +94,6 @@ class Backoff:
         stable = seconds >= limits.BACKOFF_RESET
         if stable:
             self._failures = 0
+        elif seconds >= limits.BACKOFF_LIVED:
+            self._failures = min(self._failures, 1)
         return stable

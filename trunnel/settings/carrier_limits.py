@@ -56,6 +56,8 @@ BACKOFF_CAP: Final = 60.0
 """Seconds: upper bound of every wait, the relay's hint apart."""
 BACKOFF_RESET: Final = 30.0
 """Seconds a session must live to count as stable."""
+BACKOFF_LIVED: Final = 5.0
+"""Seconds after which a session that was lost has at least lived: the waits grow from the start again."""
 RETRY_HINT_MAX: Final = 3_600.0
 """Seconds: a relay's `retry_after` beyond this is cut to it."""
 REPLACED_WAIT: Final = 60.0
@@ -140,7 +142,7 @@ QUIC_HALF_OPEN_MAX: Final = 1_024
 """Handshakes in progress at all; 90 KB each while they last."""
 QUIC_PINGS_PER_SECOND: Final = 400
 """Pings of idle agents on QUIC that a relay wants in a second, an eighth of a core; HEARTBEAT bounds the interval."""
-QUIC_BUSY_SILENCE: Final = 0.4
+QUIC_BUSY_SILENCE: Final = 0.25
 """Seconds of silence after which an agent whose visitors are there pings (NET-05: a stall of at most 1 s)."""
 QUIC_BUSY: Final = 10.0
 """Seconds for which an agent counts as visited after bytes of a visitor have come."""
