@@ -36,7 +36,7 @@ LOG_SHOWN = 30
 AGENTS_PORT = 4433
 VISITORS_PORT = 8443
 
-STARTING = trio.CapacityLimiter(2)
+STARTING = trio.CapacityLimiter(3)
 """Relays and agents that start at a time: rows that begin together must not judge each other's imports."""
 RETIRED = "the peer closed the connection"
 """How a carrier ends that its agent did not need any more, while there are others."""

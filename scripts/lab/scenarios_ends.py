@@ -153,7 +153,7 @@ async def storm(scene: Stage, hello: bytes, visitors: int) -> tuple[int, float]:
     limit="RSTs from visitors, 500/s in mid-transfer: agent-side sockets closed ≤ 100 ms, 0 streams left",
     quick=(H2, QUIC),
     load=Load.BUSY,
-    takes=(30, 12),
+    takes=(30, 10),
 )
 async def reset_storm(case: Case) -> Outcome:
     """Break off 500 transfers within a second, again and again (TLS passed through: only the tunnel works)."""
@@ -172,8 +172,8 @@ async def reset_storm(case: Case) -> Outcome:
         lost = len(scene.losses())
     figure = f"{broken} broken off, the last socket closed {1000 * statistics.median(stays):.0f} ms later (median; "
     figure += f"worst {1000 * max(stays):.0f}); {opened - closed} streams left, {lost} carriers lost"
-    quick_enough = statistics.median(stays) <= CLOSED_LIMIT  # one storm may meet a machine that does something else
-    return Outcome(quick_enough and opened >= broken and opened == closed and not lost, figure)
+    judged = statistics.median(stays) if case.quick else max(stays)  # CI's machine may do something else during one
+    return Outcome(judged <= CLOSED_LIMIT and opened >= broken and opened == closed and not lost, figure)
 
 
 # --- LOAD-14 ----------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ async def watch(program: Program, peaks: dict[int, int]) -> None:
     "LOAD-14",
     limit="a reader stops after 20 MB: ≤ 4 MB more in either process, exact afterwards, either way",
     load=Load.BUSY,
-    takes=(170, 20),
+    takes=(170, 10),
     quick=(H2, QUIC),
 )
 async def stopped_reader(case: Case) -> Outcome:

@@ -193,7 +193,7 @@ async def bare_rate(net: Network, size: int) -> float:
     limit="one stream at 100 ms and 200 Mbit/s ≥ 85 % of the line",
     roads=(H2_ONE, YAMUX_ONE),
     load=Load.BUSY,
-    takes=(40, 15),
+    takes=(40, 10),
     quick=(YAMUX_ONE,),
 )
 async def goodput(case: Case) -> Outcome:

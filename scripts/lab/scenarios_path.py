@@ -46,7 +46,7 @@ async def rebind(net: Network, canary: Canary, pause: float) -> tuple[int, float
     limit="NAT rebinding, port and then address, idle and in bulk: 0 lost requests, stall ≤ 1 s, no carrier lost",
     roads=(QUIC,),
     load=Load.BUSY,
-    takes=(45, 18),
+    takes=(45, 14),
 )
 async def rebinding(case: Case) -> Outcome:
     """Let a NAT forget its mapping, then give it another address, under a canary alone and beside a download."""
