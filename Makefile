@@ -100,7 +100,7 @@ coverage: $(LINT) ## branch coverage of `make test`
 rows: $(TEST) ## rows of the reliability catalogue (ROWS="LOAD-07 NET-13")
 	@$(PY) -m scripts.rows $(ROWS)
 
-lab: $(TEST) ## networks with faults between relay and agent, an hour (root; ROWS="NET-01 NET-05", ARGS="--transport quic")
+lab: $(TEST) ## networks with faults between relay and agent, half an hour (root; ROWS="NET-01 NET-05", ARGS="--transport quic")
 	@$(PY) -m scripts.lab $(ROWS) $(ARGS)
 
 lab-quick: $(TEST) ## the same, shortened to two minutes
