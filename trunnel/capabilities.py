@@ -54,3 +54,9 @@ HAS_TCP_MAXSEG: Final = sys.platform != "win32" and hasattr(socket, "TCP_MAXSEG"
 """The size of segments can be bounded before connecting."""
 HAS_ROUTE_FILES: Final = sys.platform == "linux"
 """`/proc/net/route` and `/proc/net/ipv6_route` list the routes."""
+HAS_USER_TIMEOUT: Final = hasattr(socket, "TCP_USER_TIMEOUT")
+"""`TCP_USER_TIMEOUT` ends a connection whose peer has not acknowledged for so long, probes of keepalive included."""
+HAS_PUMP: Final = (
+    hasattr(os, "splice") and hasattr(os, "memfd_create") and hasattr(os, "sched_getaffinity") and bool(sys.executable)
+)
+"""Two sockets can be given to a process of our own that splices (Linux, Python not frozen into one file)."""

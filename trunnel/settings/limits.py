@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from trunnel.settings.carrier_limits import *  # noqa: F403 - the other half of one table
+from trunnel.settings.direct_limits import *  # noqa: F403
 
 # --- ClientHello (wire/clienthello.py) -------------------------------------------------------
 

@@ -37,6 +37,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal, final
@@ -88,10 +89,23 @@ class CopyLimits:
 @final
 @dataclass(slots=True)
 class Counter:
-    """Bytes read from each side so far; may be looked at while the copy runs."""
+    """Bytes read from each side so far; `figures` may be asked while the bytes flow."""
 
     left_bytes: int = 0
     right_bytes: int = 0
+    elsewhere: Callable[[], tuple[int, int]] | None = None
+    """Counts besides these, while a worker has the stream."""
+
+    def figures(self) -> tuple[int, int]:
+        """Return the bytes read from the left and from the right so far."""
+        left, right = (0, 0) if self.elsewhere is None else self.elsewhere()
+        return self.left_bytes + left, self.right_bytes + right
+
+    def settle(self, counts: tuple[int, int]) -> None:
+        """Add the last *counts* of a worker, which has the stream no more."""
+        self.elsewhere = None
+        self.left_bytes += counts[0]
+        self.right_bytes += counts[1]
 
 
 @final

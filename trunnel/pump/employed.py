@@ -1,0 +1,218 @@
+"""One running worker, seen from trio: what it was given and what it has told.
+
+The descriptors of a stream go over in one packet (SCM_RIGHTS).  The copies
+here are closed by whoever reads the worker's TAKEN, not by the stream's task,
+which sleeps until DONE: one wake-up a stream.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import mmap
+import socket
+from collections.abc import Sequence
+from typing import Final, NamedTuple, final
+
+import trio
+
+from trunnel.pump.orders import REPORT_BATCH, REPORT_SIZE, SLOT_SIZE, Finish, News, Order, Report, Verb, decode_reports
+from trunnel.settings import limits
+from trunnel.streams.copy import Counter, End
+from trunnel.streams.sockets import abort_socket
+
+_ENDS: Final = {
+    Finish.NOT: End.CANCELLED,
+    Finish.FIN: End.FIN,
+    Finish.RESET: End.RESET,
+    Finish.DEADLINE: End.DEADLINE,
+    Finish.CANCELLED: End.CANCELLED,
+    Finish.ERROR: End.ERROR,
+}
+_IN_FLIGHT_PAUSE: Final = 0.005
+"""Seconds until descriptors are sent again when too many of this user's are in flight."""
+_IN_FLIGHT_TRIES: Final = 20
+
+
+@final
+class Outcome(NamedTuple):
+    """How a stream in a worker's hands ended."""
+
+    left_end: End
+    right_end: End
+    seconds: float
+
+
+@final
+class Job:
+    """One stream in a worker's hands."""
+
+    __slots__ = ("copies", "done", "number", "outcome", "refused", "started")
+
+    def __init__(self, number: int, copies: Sequence[trio.socket.SocketType]) -> None:
+        self.number = number
+        self.copies = copies
+        """Our descriptors, until the worker has its own."""
+        self.started = trio.current_time()
+        self.done = trio.Event()
+        self.refused = False
+        """The worker could not take it; `copies` are still good."""
+        self.outcome = Outcome(End.ERROR, End.ERROR, 0.0)
+        """Valid once `done`; as it is if the worker died."""
+
+    def close_copies(self) -> None:
+        """Close our descriptors."""
+        for sock in self.copies:
+            sock.close()
+        self.copies = ()
+
+
+@final
+class Employed:
+    """A worker process that works."""
+
+    def __init__(self, process: trio.Process, channel: socket.socket, counts: mmap.mmap, capacity: int) -> None:
+        """Direct *process* over *channel*.
+
+        Args:
+            process: The worker.
+            channel: Our end, non-blocking.
+            counts: The shared memory of its byte counts.
+            capacity: Streams that it has descriptors for.
+        """
+        self.process = process
+        self.dead = False
+        """It takes nothing any more."""
+        self._channel = channel
+        self._counts = memoryview(counts).cast("Q")
+        self._free = list(range(min(capacity, len(counts) // SLOT_SIZE) - 1, -1, -1))
+        self._jobs: dict[int, Job] = {}
+        self._credit = trio.Semaphore(limits.PUMP_UNACKNOWLEDGED)
+
+    @property
+    def load(self) -> int:
+        """Streams in its hands."""
+        return len(self._jobs)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it can take one more stream."""
+        return bool(self._free) and not self.dead
+
+    # --- a stream's task ----------------------------------------------------------------------------
+
+    async def give(self, order: Order, copies: Sequence[trio.socket.SocketType], counter: Counter) -> Job | None:
+        """Hand *copies* over; returns None if the worker could not take them, and they are still good.
+
+        Args:
+            order: What to do, without number and slot.
+            copies: The descriptors; once the worker has them they are closed.
+            counter: Shows what the worker counts while it works.
+
+        Cancellation: as None.
+        """
+        await self._credit.acquire()
+        if not self.has_room:
+            self._credit.release()
+            return None
+        number = self._free.pop()
+        self._counts[2 * number] = self._counts[2 * number + 1] = 0
+        job = self._jobs[number] = Job(number, copies)
+        sent = False
+        try:
+            sent = await self._send(order._replace(stream=number, slot=number), copies)
+        finally:
+            if not sent:
+                self._close_account(job)
+                self._credit.release()
+        if not sent:
+            return None
+        counter.elsewhere = lambda: self.counts(number)
+        return job
+
+    async def _send(self, order: Order, copies: Sequence[trio.socket.SocketType]) -> bool:
+        """Send an order with descriptors; return whether it went out.  Cancellation: it did not."""
+        rights = array.array("i", [sock.fileno() for sock in copies])
+        for _ in range(_IN_FLIGHT_TRIES):
+            try:
+                self._channel.sendmsg([order.encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._channel)
+            except OSError as exc:
+                if exc.errno != errno.ETOOMANYREFS:
+                    return False  # it is dying: its task will notice
+                await trio.sleep(_IN_FLIGHT_PAUSE)
+            else:
+                return True
+        return False
+
+    async def wait(self, job: Job) -> None:
+        """Wait until *job* is done.
+
+        Cancellation: the stream was aborted; a worker that does not do so in time is killed.
+        """
+        try:
+            await job.done.wait()
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + limits.PUMP_CANCEL_WAIT):
+                await self._send(Order(Verb.CANCEL, job.number), ())
+                await job.done.wait()
+            if not job.done.is_set():
+                self.process.kill()
+            raise
+
+    def counts(self, number: int) -> tuple[int, int]:
+        """Return the bytes read from the left and from the right of a stream so far."""
+        return self._counts[2 * number], self._counts[2 * number + 1]
+
+    # --- the worker's task --------------------------------------------------------------------------
+
+    async def listen(self) -> None:
+        """Take reports until the worker is gone; then every job that is left has ended."""
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(self._channel)
+                try:
+                    packet = self._channel.recv(REPORT_BATCH * REPORT_SIZE)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    return
+                if not packet:
+                    return
+                for report in decode_reports(packet):
+                    self._take_report(report)
+        finally:
+            self.dead = True
+            for job in tuple(self._jobs.values()):
+                self._lose(job)
+
+    def _take_report(self, report: Report) -> None:
+        job = self._jobs.get(report.stream)
+        if job is None:
+            return
+        if report.news is News.TAKEN:
+            job.close_copies()
+            self._credit.release()
+        elif report.news is News.REFUSED:
+            self._credit.release()
+            job.refused = True
+            self._close_account(job)
+        elif report.news is News.DONE:
+            job.outcome = Outcome(_ENDS[report.left], _ENDS[report.right], report.seconds)
+            self._close_account(job)
+
+    def _lose(self, job: Job) -> None:
+        """End the job of a worker that died: it may or may not have had the descriptors; nobody else has."""
+        job.outcome = Outcome(End.ERROR, End.ERROR, trio.current_time() - job.started)
+        if job.copies:
+            self._credit.release()
+            for sock in job.copies:
+                abort_socket(sock)
+            job.copies = ()
+        self._close_account(job)
+
+    def _close_account(self, job: Job) -> None:
+        if self._jobs.pop(job.number, None) is not None:
+            self._free.append(job.number)
+        job.done.set()

@@ -1,0 +1,248 @@
+"""A worker's loop: orders in, reports out, and in between one `epoll` for all streams.
+
+    wait → sockets that are ready: their flows move bytes
+         → flows that have not had enough: again, after everybody else
+         → orders of the supervisor
+         → streams that are over: closed, reported
+         → now and then: deadlines
+
+What is done a byte is done in `flow`; everything here is done a wake-up.  The
+deadlines of all streams are looked at together (`_sweep`), not more often than
+the nearest one asks: ten thousand idle streams cost nothing.
+
+The worker ends when the supervisor's end of the channel is closed, however
+that came about; its sockets go with it, with RST (`sides`).
+
+Imported by workers: standard library only.
+"""
+
+from __future__ import annotations
+
+import array
+import math
+import select
+import socket
+import time
+from collections.abc import Iterable
+from typing import Final, final
+
+from trunnel.pump.flow import Flow
+from trunnel.pump.orders import ORDER_MAX, REPORT_BATCH, News, Order, Report, Verb, decode_order
+from trunnel.pump.pipes import Pipes
+from trunnel.pump.pumped import Pumped
+from trunnel.pump.sides import Side
+
+_DESCRIPTORS: Final = socket.CMSG_SPACE(2 * array.array("i").itemsize)
+_READS: Final = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
+_WRITES: Final = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+_EVENTS: Final = 256
+"""Sockets served in one turn."""
+_SETTLE: Final = 0.01
+"""Seconds between two looks at streams that wait for an acknowledgement."""
+_SWEEPS: Final = (0.05, 60.0)
+"""Seconds between two looks at all deadlines, at least and at most; with thousands of streams at least `_MANY`."""
+_MANY: Final = 1e-4
+"""Seconds of rest for each stream looked at: a sweep costs about 1 us a stream."""
+
+
+@final
+class Loop:
+    """All streams of one worker."""
+
+    def __init__(self, channel: socket.socket, counts: memoryview, *, pipes: int, capacity: int) -> None:
+        """Serve the supervisor.
+
+        Args:
+            channel: What it says, and is told.
+            counts: The shared memory of byte counts, two 64-bit numbers a slot.
+            pipes: The most to have.
+            capacity: Streams that there are descriptors for.
+        """
+        self._channel = channel
+        self._epoll = select.epoll()
+        self._counts = counts
+        self._pipes = Pipes(pipes)
+        self._streams: dict[int, Pumped] = {}
+        self._sides: dict[int, tuple[Side, Pumped]] = {}
+        self._eager: list[tuple[Flow, Pumped]] = []
+        self._settling: list[Pumped] = []
+        self._reports = [Report(News.HIRED, left_bytes=capacity)]
+        self._now = time.monotonic()
+        self._sweep_at = math.inf
+
+    def run(self) -> None:
+        """Work until the supervisor has gone."""
+        self._channel.setblocking(False)
+        self._epoll.register(self._channel.fileno(), select.EPOLLIN)
+        try:
+            while True:
+                self._send_reports()
+                self._turn()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return  # the supervisor has gone; the kernel closes what we have, with RST
+
+    def clock(self) -> float:
+        """Return the time of this turn, in seconds."""
+        return self._now
+
+    def _turn(self) -> None:
+        """Wait, and serve whoever is ready."""
+        ready = self._epoll.poll(self._patience(), _EVENTS)
+        self._now = time.monotonic()
+        eager, self._eager = self._eager, []
+        has_orders = False
+        sides = self._sides
+        for fd, event in ready:
+            entry = sides.get(fd)
+            if entry is None:
+                has_orders = True  # or a side that another one's event has closed in this turn
+                continue
+            side, stream = entry
+            if event & _WRITES and side.outward.push():
+                self._eager.append((side.outward, stream))
+            if event & _READS and side.inward.pull():
+                self._eager.append((side.inward, stream))
+            self._after(stream)
+        for flow, stream in eager:
+            if flow.pull():
+                self._eager.append((flow, stream))
+            self._after(stream)
+        if has_orders:
+            self._take_orders()
+        if self._settling:
+            self._settle()
+        if self._now >= self._sweep_at:
+            self._sweep()
+
+    def _patience(self) -> float:
+        """Return how long to wait for sockets, in seconds."""
+        if self._eager:
+            return 0.0
+        if self._settling:
+            return _SETTLE
+        return -1.0 if self._sweep_at == math.inf else max(0.0, self._sweep_at - self._now)
+
+    def _after(self, stream: Pumped) -> None:
+        """Have *stream* wait for what it now needs, or part with it."""
+        if not stream.is_over:
+            stream.left.watch()
+            stream.right.watch()
+            self._expect(stream)
+        elif self._streams.get(stream.number) is stream:
+            self._forget(stream)
+            self._part(stream)
+
+    # --- deadlines ----------------------------------------------------------------------------------
+
+    def _expect(self, stream: Pumped) -> None:
+        """Look at the deadlines early enough for *stream*, whose state has changed."""
+        if stream.hurries:
+            stream.hurries = False
+            self._sweep_at = min(self._sweep_at, stream.due())
+
+    def _sweep(self) -> None:
+        """End the streams whose deadline has run out; find out when to look again."""
+        shortest, longest = _SWEEPS
+        due = self._now + longest
+        for stream in list(self._streams.values()):
+            if (end := stream.due()) <= self._now:
+                self._forget(stream)
+                stream.expire()
+                self._part(stream)
+            else:
+                due = min(due, end)
+        rest = max(shortest, _MANY * len(self._streams))
+        self._sweep_at = max(due, self._now + rest) if self._streams else math.inf
+
+    # --- the end of a stream ------------------------------------------------------------------------
+
+    def _forget(self, stream: Pumped) -> None:
+        """Serve its sockets no more."""
+        del self._streams[stream.number]
+        for side in (stream.left, stream.right):
+            del self._sides[side.fd]
+            side.ignore()
+
+    def _part(self, stream: Pumped) -> None:
+        """Close what can be closed; what waits for an acknowledgement settles later."""
+        stream.finish()
+        self._settling.append(stream)
+
+    def _settle(self) -> None:
+        """Report the streams that have parted with both sides."""
+        waiting: list[Pumped] = []
+        for stream in self._settling:
+            if stream.settle():
+                self._reports.append(stream.report())
+            else:
+                waiting.append(stream)
+        self._settling = waiting
+
+    # --- the supervisor -----------------------------------------------------------------------------
+
+    def _take_orders(self) -> None:
+        """Do what waits in the channel; raises EOFError when the supervisor has gone."""
+        for _ in range(_EVENTS):
+            try:
+                packet, control, flags, _address = self._channel.recvmsg(ORDER_MAX, _DESCRIPTORS)
+            except BlockingIOError:
+                return
+            if not packet:
+                raise EOFError
+            descriptors = _descriptors(control)
+            order = decode_order(packet)
+            if order.verb is Verb.CANCEL:
+                self._cancel(order.stream)
+            elif flags & socket.MSG_CTRUNC or len(descriptors) != 2:  # noqa: PLR2004 - left and right
+                _close(descriptors)
+                self._reports.append(Report(News.REFUSED, order.stream))
+            else:
+                self._take(order, descriptors)
+
+    def _take(self, order: Order, descriptors: list[int]) -> None:
+        socks = [socket.socket(fileno=fd) for fd in descriptors]
+        left, right = (Side(sock, self._epoll) for sock in socks)
+        stream = Pumped(order, (left, right), self._pipes, counts=self._counts, clock=self.clock)
+        self._streams[order.stream] = stream
+        for side in (left, right):
+            self._sides[side.fd] = side, stream
+        self._reports.append(Report(News.TAKEN, order.stream))
+        self._after(stream)
+
+    def _cancel(self, number: int) -> None:
+        stream = self._streams.get(number)
+        if stream is not None:
+            self._forget(stream)
+            stream.cancel()
+            self._part(stream)
+            return
+        for settling in self._settling:
+            if settling.number == number:
+                settling.cancel()
+
+    def _send_reports(self) -> None:
+        """Tell what has happened; the channel has room for what was ordered, so waiting here is rare and short."""
+        while self._reports:
+            batch = self._reports[:REPORT_BATCH]
+            del self._reports[:REPORT_BATCH]
+            packet = b"".join(report.encode() for report in batch)
+            while True:
+                try:
+                    self._channel.send(packet)
+                    break
+                except BlockingIOError:
+                    select.select([], [self._channel], [])
+
+
+def _descriptors(control: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    """Return the descriptors that came with a packet."""
+    received = array.array("i")
+    for level, kind, payload in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            received.frombytes(payload[: len(payload) - len(payload) % received.itemsize])
+    return received.tolist()
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        socket.close(descriptor)

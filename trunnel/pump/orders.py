@@ -1,0 +1,126 @@
+"""What the supervisor and a worker say to each other, on a socket pair of sequenced packets.
+
+    supervisor → worker   one `Order` a packet; descriptors ride on it (SCM_RIGHTS)
+    worker → supervisor   any number of `Report`s a packet, of fixed size
+
+The worker answers every TAKE with TAKEN or REFUSED, and every taken stream
+with one DONE, whatever ends it.  Neither side parses a stranger's bytes here,
+so a breach is a bug and raises.  Byte counts do not travel in reports alone:
+they live in shared memory, two 64-bit numbers a stream (`slot`), so that they
+can be looked at while bytes flow and survive a worker that is killed.
+
+Imported by workers: standard library only.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import Final, NamedTuple, final
+
+ORDER_MAX: Final = 64 * 1024
+"""Bytes of the largest order: a key and its chain of certificates."""
+REPORT_BATCH: Final = 512
+"""Reports in one packet at most."""
+SLOT_SIZE: Final = 16
+"""Bytes of shared memory for a stream: read from the left, read from the right."""
+
+_ORDER: Final = struct.Struct("<BBHI4d")
+_REPORT: Final = struct.Struct("<BBBxIdQQ")
+REPORT_SIZE: Final = _REPORT.size
+
+
+@final
+class Verb(IntEnum):
+    """What a worker is to do."""
+
+    TAKE = 1
+    """Pump between the two descriptors on this packet, left first."""
+    CANCEL = 2
+    """Abort a stream."""
+
+
+@final
+class News(IntEnum):
+    """What a worker reports."""
+
+    HIRED = 1
+    """It is ready for orders."""
+    TAKEN = 2
+    """It has a stream's descriptors; the sender's copies can be closed."""
+    REFUSED = 3
+    """It did not get both descriptors, or has no room; the stream is the sender's still."""
+    DONE = 4
+    """A stream is over and its descriptors are closed."""
+
+
+@final
+class Finish(IntEnum):
+    """How one side's bytes ended: `streams.copy.End`, as numbers."""
+
+    NOT = 0
+    FIN = 1
+    RESET = 2
+    DEADLINE = 3
+    CANCELLED = 4
+    ERROR = 5
+
+
+@final
+class Order(NamedTuple):
+    """One order; times in seconds, infinity for none."""
+
+    verb: Verb
+    stream: int
+    """The supervisor's number for it, not in use."""
+    slot: int = 0
+    """Where its counts are."""
+    flags: int = 0
+    """A sum of the `LEFT_ANSWERS` … below."""
+    first_byte: float = 0.0
+    idle: float = 0.0
+    half_closed: float = 0.0
+    total: float = 0.0
+
+    def encode(self) -> bytes:
+        """Return the packet."""
+        return _ORDER.pack(
+            self.verb, self.flags, self.slot, self.stream, self.first_byte, self.idle, self.half_closed, self.total
+        )
+
+
+LEFT_ANSWERS: Final = 1
+"""Flag: the first byte is awaited from the left side, not from the right."""
+
+
+@final
+class Report(NamedTuple):
+    """One report."""
+
+    news: News
+    stream: int = 0
+    left: Finish = Finish.NOT
+    right: Finish = Finish.NOT
+    seconds: float = 0.0
+    left_bytes: int = 0
+    right_bytes: int = 0
+
+    def encode(self) -> bytes:
+        """Return its part of a packet."""
+        return _REPORT.pack(
+            self.news, self.left, self.right, self.stream, self.seconds, self.left_bytes, self.right_bytes
+        )
+
+
+def decode_order(packet: bytes) -> Order:
+    """Return the order in a packet; raises struct.error or ValueError for what is none."""
+    verb, flags, slot, stream, first_byte, idle, half_closed, total = _ORDER.unpack(packet)
+    return Order(Verb(verb), stream, slot, flags, first_byte, idle, half_closed, total)
+
+
+def decode_reports(packet: bytes) -> list[Report]:
+    """Return the reports in a packet; raises struct.error or ValueError for what is none."""
+    return [
+        Report(News(news), stream, Finish(left), Finish(right), seconds, left_bytes, right_bytes)
+        for news, left, right, stream, seconds, left_bytes, right_bytes in _REPORT.iter_unpack(packet)
+    ]

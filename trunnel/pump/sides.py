@@ -1,0 +1,157 @@
+"""A socket in a worker's hands, and the two rules of its end.
+
+- While a worker has a socket its `SO_LINGER` is 0: should the worker be killed,
+  the peer gets RST, for truncation must not look like an end.  Only a socket
+  that is closed in order gets its linger off.
+- A socket with nothing to wait for is not in epoll: HUP and ERR are reported
+  even with an empty mask, and one such socket would burn a whole core.
+
+Imported by workers: standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import socket
+import struct
+import termios
+from collections.abc import Callable
+from select import EPOLLIN, EPOLLOUT
+from typing import TYPE_CHECKING, Final, Protocol, final
+
+from trunnel.pump.orders import Finish
+
+if TYPE_CHECKING:
+    from trunnel.pump.flow import Flow
+
+_TCP_CLOSE: Final = 7
+_ABORTIVE: Final = struct.pack("ii", 1, 0)
+_ORDERLY: Final = struct.pack("ii", 0, 0)
+_NO_BYTES: Final = bytes(4)
+
+
+class Registry(Protocol):
+    """What a side needs of `select.epoll`."""
+
+    def register(self, fd: int, eventmask: int = ...) -> None:
+        """Begin to watch."""
+        ...
+
+    def modify(self, fd: int, eventmask: int) -> None:
+        """Watch for something else."""
+        ...
+
+    def unregister(self, fd: int) -> None:
+        """Stop to watch."""
+        ...
+
+
+class Side:
+    """One of the two sockets of a pumped stream, and what is known of its two halves."""
+
+    __slots__ = (
+        "_mask",
+        "_registry",
+        "deaf",
+        "end",
+        "fd",
+        "inward",
+        "outward",
+        "receive",
+        "sealed",
+        "send",
+        "sock",
+        "suspect",
+    )
+
+    inward: Flow
+    """Takes what is read here."""
+    outward: Flow
+    """Brings what is written here."""
+
+    def __init__(self, sock: socket.socket, registry: Registry) -> None:
+        """Own *sock*, which does not block."""
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.receive: Callable[[int], bytes] = sock.recv
+        self.send: Callable[[bytes], int] = sock.send
+        self.end = Finish.NOT
+        """How its bytes ended."""
+        self.sealed = False
+        """It got the other side's FIN, so it has everything."""
+        self.deaf = False
+        """Writing to it failed: it reads no more."""
+        self.suspect = False
+        """Writing failed such that its end of file means nothing."""
+        self._registry = registry
+        self._mask = 0
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORTIVE)
+
+    @property
+    def holds_more(self) -> bool:
+        """Whether bytes were read ahead of which epoll knows nothing."""
+        return False
+
+    def is_truncation(self, error: OSError) -> bool:
+        """Whether a read error means that its peer has closed without saying so in its protocol."""
+        del error
+        return False
+
+    @property
+    def gone(self) -> bool:
+        """Whether it was closed or aborted."""
+        return self.fd < 0
+
+    def watch(self) -> None:
+        """Be woken for what the two flows wait for, and for nothing else."""
+        mask = (EPOLLIN if self.inward.hungry else 0) | (EPOLLOUT if self.outward.stuck else 0)
+        if mask == self._mask or self.fd < 0:
+            return
+        if not mask:
+            self._registry.unregister(self.fd)
+        elif not self._mask:
+            self._registry.register(self.fd, mask)
+        else:
+            self._registry.modify(self.fd, mask)
+        self._mask = mask
+
+    def ignore(self) -> None:
+        """Wait for nothing any more."""
+        if self._mask:
+            self._registry.unregister(self.fd)
+            self._mask = 0
+
+    def seal(self) -> None:
+        """Send it the other side's FIN.  If it broke meanwhile, reading it will tell."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+        self.sealed = True
+
+    def is_delivered(self) -> bool:
+        """Whether its peer has acknowledged everything, or is no more."""
+        try:
+            unacknowledged = fcntl.ioctl(self.fd, termios.TIOCOUTQ, _NO_BYTES) != _NO_BYTES
+            return not unacknowledged or (
+                self.sock.family != socket.AF_UNIX
+                and self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+            )
+        except OSError:
+            return True
+
+    def close(self) -> None:
+        """Close it in order."""
+        if self.fd >= 0:
+            with contextlib.suppress(OSError):
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ORDERLY)
+            self.abort()
+
+    def abort(self) -> None:
+        """Close it with RST, unless it is gone."""
+        if self.fd >= 0:
+            self.ignore()
+            self.fd = -1
+            self.sock.close()

@@ -1,0 +1,47 @@
+"""The program of a worker process: `python -I -S worker.py CHANNEL COUNTS PIPES`.
+
+Started by the supervisor with two descriptors: the channel and the shared
+memory of the byte counts.  It runs without `site`, so that it imports nothing
+but the standard library and the few modules of trunnel that say so in their
+heads, and costs a few megabytes.
+
+SIGINT and SIGTERM, which a terminal or a service manager sends to all
+processes, are for the supervisor: a worker ends when its channel does.
+"""
+
+from __future__ import annotations
+
+import mmap
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+RESERVE: Final = 64
+"""Descriptors that no stream may take."""
+
+def main(arguments: list[str]) -> None:
+    """Work until the supervisor goes; *arguments* as in the head of this file."""
+    from trunnel.pump.loop import Loop
+
+    channel, counts, pipes = map(int, arguments)
+    memory = memoryview(mmap.mmap(counts, 0)).cast("Q")
+    Loop(socket.socket(fileno=channel), memory, pipes=pipes, capacity=capacity(pipes)).run()
+
+
+def capacity(pipes: int) -> int:
+    """Return how many streams there are descriptors for, beside *pipes* pipes and a reserve; claims all it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return (soft - RESERVE - 2 * pipes) // 2
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    main(sys.argv[1:])
