@@ -88,11 +88,12 @@ class Employed:
         self._free = list(range(min(capacity, len(counts) // SLOT_SIZE) - 1, -1, -1))
         self._jobs: dict[int, Job] = {}
         self._credit = trio.Semaphore(limits.PUMP_UNACKNOWLEDGED)
+        self._coming = 0  # streams that wait for credit
 
     @property
     def load(self) -> int:
-        """Streams in its hands."""
-        return len(self._jobs)
+        """Streams in its hands, and on their way."""
+        return len(self._jobs) + self._coming
 
     @property
     def has_room(self) -> bool:
@@ -111,7 +112,11 @@ class Employed:
 
         Cancellation: as None.
         """
-        await self._credit.acquire()
+        self._coming += 1
+        try:
+            await self._take_credit()
+        finally:
+            self._coming -= 1
         if not self.has_room:
             self._credit.release()
             return None
@@ -129,6 +134,13 @@ class Employed:
             return None
         counter.elsewhere = lambda: self.counts(number)
         return job
+
+    async def _take_credit(self) -> None:
+        """Wait until one more hand-over may be under way; without a checkpoint if it may."""
+        try:
+            self._credit.acquire_nowait()
+        except trio.WouldBlock:
+            await self._credit.acquire()
 
     async def _send(self, order: Order, copies: Sequence[trio.socket.SocketType]) -> bool:
         """Send an order with descriptors; return whether it went out.  Cancellation: it did not."""

@@ -12,11 +12,11 @@ processes, are for the supervisor: a worker ends when its channel does.
 from __future__ import annotations
 
 import mmap
+import os.path
 import resource
 import signal
 import socket
 import sys
-from pathlib import Path
 from typing import Final
 
 RESERVE: Final = 64
@@ -43,5 +43,5 @@ def capacity(pipes: int) -> int:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     main(sys.argv[1:])
