@@ -19,15 +19,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trunnel.pump.pumping import PumpResult, Way, pump
+    from trunnel.pump.pumping import pump
+    from trunnel.pump.result import PumpResult, Way
     from trunnel.pump.supervisor import Workers, open_workers
+    from trunnel.pump.terminated import Terminated
 
-__all__ = ["PumpResult", "Way", "Workers", "open_workers", "pump"]
+__all__ = ["PumpResult", "Terminated", "Way", "Workers", "open_workers", "pump"]
 
 _HOMES = {
-    "PumpResult": "trunnel.pump.pumping",
-    "Way": "trunnel.pump.pumping",
+    "PumpResult": "trunnel.pump.result",
+    "Way": "trunnel.pump.result",
     "pump": "trunnel.pump.pumping",
+    "Terminated": "trunnel.pump.terminated",
     "Workers": "trunnel.pump.supervisor",
     "open_workers": "trunnel.pump.supervisor",
 }

@@ -41,13 +41,15 @@ class Outcome(NamedTuple):
     left_end: End
     right_end: End
     seconds: float
+    reason: str = ""
+    """Why a handshake failed."""
 
 
 @final
 class Job:
     """One stream in a worker's hands."""
 
-    __slots__ = ("copies", "done", "number", "outcome", "refused", "started")
+    __slots__ = ("copies", "done", "greeting", "number", "outcome", "refused", "shaken", "started")
 
     def __init__(self, number: int, copies: Sequence[trio.socket.SocketType]) -> None:
         self.number = number
@@ -55,6 +57,10 @@ class Job:
         """Our descriptors, until the worker has its own."""
         self.started = trio.current_time()
         self.done = trio.Event()
+        self.shaken = trio.Event()
+        """The TLS handshake is over, `greeting` tells how it ended."""
+        self.greeting = ""
+        """Version of TLS, a space, and the protocol of ALPN; empty if the handshake failed."""
         self.refused = False
         """The worker could not take it; `copies` are still good."""
         self.outcome = Outcome(End.ERROR, End.ERROR, 0.0)
@@ -158,20 +164,53 @@ class Employed:
                 return True
         return False
 
-    async def wait(self, job: Job) -> None:
-        """Wait until *job* is done.
+    async def join(self, job: Job, order: Order, origin: trio.socket.SocketType, counter: Counter) -> None:
+        """Give the stream of *job*, whose handshake is done, its other side; owns *origin*.
+
+        Cancellation: *origin* was aborted.
+        """
+        sent = False
+        await self._take_credit()
+        job.copies = (origin,)
+        try:
+            sent = not job.done.is_set() and await self._send(
+                order._replace(stream=job.number, slot=job.number), job.copies
+            )
+        finally:
+            if not sent:
+                self._credit.release()
+                abort_socket(origin)
+                job.copies = ()
+        counter.elsewhere = lambda: self.counts(job.number)
+
+    def post(self, order: Order) -> None:
+        """Give an order that concerns no stream; without room in the channel the worker is stuck, and killed."""
+        try:
+            self._channel.send(order.encode())
+        except BlockingIOError:
+            self.process.kill()
+        except OSError:
+            return  # it is dying: its task will notice
+
+    async def wait(self, job: Job, event: trio.Event) -> None:
+        """Wait for *event* of *job*, `done` or `shaken`.
 
         Cancellation: the stream was aborted; a worker that does not do so in time is killed.
         """
         try:
-            await job.done.wait()
+            await event.wait()
         except trio.Cancelled:
+            await self.cancel(job)
+            raise
+
+    async def cancel(self, job: Job) -> None:
+        """Abort the stream of *job*; returns once that is done, or the worker is killed."""
+        if not job.done.is_set():
             with trio.CancelScope(shield=True, deadline=trio.current_time() + limits.PUMP_CANCEL_WAIT):
                 await self._send(Order(Verb.CANCEL, job.number), ())
                 await job.done.wait()
-            if not job.done.is_set():
-                self.process.kill()
-            raise
+        if not job.done.is_set():
+            self.process.kill()
 
     def counts(self, number: int) -> tuple[int, int]:
         """Return the bytes read from the left and from the right of a stream so far."""
@@ -210,13 +249,17 @@ class Employed:
             self._credit.release()
             job.refused = True
             self._close_account(job)
+        elif report.news is News.SHAKEN:
+            job.greeting = report.text.decode("ascii", "backslashreplace")
+            job.shaken.set()
         elif report.news is News.DONE:
-            job.outcome = Outcome(_ENDS[report.left], _ENDS[report.right], report.seconds)
+            reason = report.text.decode(errors="backslashreplace")
+            job.outcome = Outcome(_ENDS[report.left], _ENDS[report.right], report.seconds, reason)
             self._close_account(job)
 
     def _lose(self, job: Job) -> None:
         """End the job of a worker that died: it may or may not have had the descriptors; nobody else has."""
-        job.outcome = Outcome(End.ERROR, End.ERROR, trio.current_time() - job.started)
+        job.outcome = Outcome(End.ERROR, End.ERROR, trio.current_time() - job.started, "the worker died")
         if job.copies:
             self._credit.release()
             for sock in job.copies:
@@ -227,4 +270,5 @@ class Employed:
     def _close_account(self, job: Job) -> None:
         if self._jobs.pop(job.number, None) is not None:
             self._free.append(job.number)
+        job.shaken.set()
         job.done.set()

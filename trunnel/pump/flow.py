@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 SMALL: Final = 16 * 1024
 """Bytes received at a time while little comes."""
+LARGE: Final = 64 * 1024
+"""Bytes received at a time for TLS: four records for one call."""
 TURNS: Final = 16
 """Chunks moved before others have their turn: 1 MiB of bulk."""
 _MOVE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
@@ -37,7 +39,20 @@ _MOVE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 class Flow:
     """One direction."""
 
-    __slots__ = ("_bulk", "_held", "_in_pipe", "_pipe", "_pipes", "_splices", "count", "over", "sink", "source", "stream")
+    __slots__ = (
+        "_bulk",
+        "_chunk",
+        "_held",
+        "_in_pipe",
+        "_pipe",
+        "_pipes",
+        "_splices",
+        "count",
+        "over",
+        "sink",
+        "source",
+        "stream",
+    )
 
     def __init__(self, stream: Pumped, source: Side, sink: Side, pipes: Pipes | None) -> None:
         """Move bytes of *source* to *sink*, through *pipes* if both are plain sockets."""
@@ -50,6 +65,7 @@ class Flow:
         """It moves nothing any more."""
         self._pipes = pipes
         self._splices = pipes is not None
+        self._chunk = SMALL if pipes is not None else LARGE
         self._bulk = False
         self._pipe: Pipe | None = None
         self._in_pipe = 0
@@ -91,9 +107,8 @@ class Flow:
 
     def _copy(self) -> bool:
         """Move one chunk through user space; return whether to go on."""
-        source = self.source
         try:
-            chunk = source.receive(SMALL)
+            chunk = self.source.receive(self._chunk)
         except BlockingIOError:
             return False
         except OSError as exc:
@@ -102,8 +117,14 @@ class Flow:
         if not chunk:
             self.stream.source_ended(self)
             return False
-        size = len(chunk)
-        self.count += size
+        self.count += len(chunk)
+        if not self._deliver(chunk) or len(chunk) < SMALL:
+            return False
+        self._bulk = self._splices
+        return True
+
+    def _deliver(self, chunk: bytes) -> bool:
+        """Send *chunk* to the sink; return whether all of it went, and keep what did not."""
         try:
             sent = self.sink.send(chunk)
         except BlockingIOError:
@@ -111,13 +132,8 @@ class Flow:
         except OSError as exc:
             self.stream.sink_broke(self, exc)
             return False
-        if sent != size:
-            self._held = chunk[sent:]
-            return False
-        if size < SMALL:
-            return source.holds_more
-        self._bulk = self._splices
-        return True
+        self._held = chunk[sent:]
+        return not self._held
 
     def _splice(self) -> bool:
         """Move one chunk through a pipe; return whether to go on."""
@@ -154,8 +170,11 @@ class Flow:
         if self._pipe is not None:
             delivered = self._empty_pipe()
         elif self._held:
-            delivered = self._send_held()
+            delivered = self._deliver(self._held)
+            self.stream.moved(self)
         else:
+            if self.sink.sealing:
+                self.stream.seal(self.sink)
             return False
         return self.pull() if delivered and not self.over else False
 
@@ -172,17 +191,6 @@ class Flow:
                 return False
         self._return_pipe()
         return True
-
-    def _send_held(self) -> bool:
-        try:
-            self._held = self._held[self.sink.send(self._held) :]
-        except BlockingIOError:
-            return False
-        except OSError as exc:
-            self.stream.sink_broke(self, exc)
-            return False
-        self.stream.moved(self)
-        return not self._held
 
     def _return_pipe(self) -> None:
         if self._pipe is not None and self._pipes is not None:

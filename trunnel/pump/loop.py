@@ -24,19 +24,23 @@ import select
 import socket
 import time
 from collections.abc import Iterable
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, Protocol, final
 
-from trunnel.pump.flow import Flow
 from trunnel.pump.orders import ORDER_MAX, REPORT_BATCH, News, Order, Report, Verb, decode_order
 from trunnel.pump.pipes import Pipes
 from trunnel.pump.pumped import Pumped
-from trunnel.pump.sides import Side
+from trunnel.pump.sides import Inflow, Side
+
+if TYPE_CHECKING:
+    from trunnel.pump.tls_side import Leaves
 
 _DESCRIPTORS: Final = socket.CMSG_SPACE(2 * array.array("i").itemsize)
 _READS: Final = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 _WRITES: Final = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 _EVENTS: Final = 256
 """Sockets served in one turn."""
+_ORDERS: Final = 64
+"""Orders obeyed in one turn."""
 _SETTLE: Final = 0.01
 """Seconds between two looks at streams that wait for an acknowledgement."""
 _SWEEPS: Final = (0.05, 60.0)
@@ -45,11 +49,53 @@ _MANY: Final = 1e-4
 """Seconds of rest for each stream looked at: a sweep costs about 1 us a stream."""
 
 
+class Stream(Protocol):
+    """What the loop serves: `Pumped`, or a `Handshake` before it."""
+
+    number: int
+    is_over: bool
+    hurries: bool
+    """Its deadline may have come nearer, or it has news, since the loop looked."""
+    news: Report | None
+    """What the supervisor is to be told now."""
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """Its sockets."""
+        ...
+
+    def due(self) -> float:
+        """Return when it ends if nothing happens, on the loop's clock."""
+        ...
+
+    def expire(self) -> None:
+        """End it: its deadline has run out."""
+        ...
+
+    def cancel(self) -> None:
+        """End it: the supervisor does not want it any more."""
+        ...
+
+    def finish(self) -> None:
+        """Begin to part with its sockets."""
+        ...
+
+    def settle(self) -> bool:
+        """Return whether it has parted with all of them."""
+        ...
+
+    def report(self) -> Report:
+        """Return the record of its life."""
+        ...
+
+
 @final
 class Loop:
     """All streams of one worker."""
 
-    def __init__(self, channel: socket.socket, counts: memoryview, *, pipes: int, capacity: int) -> None:
+    def __init__(
+        self, channel: socket.socket, counts: memoryview, *, pipes: int, capacity: int, leaves: Leaves | None = None
+    ) -> None:
         """Serve the supervisor.
 
         Args:
@@ -57,15 +103,17 @@ class Loop:
             counts: The shared memory of byte counts, two 64-bit numbers a slot.
             pipes: The most to have.
             capacity: Streams that there are descriptors for.
+            leaves: The certificate for visitors, in a worker that ends TLS.
         """
         self._channel = channel
         self._epoll = select.epoll()
         self._counts = counts
         self._pipes = Pipes(pipes)
-        self._streams: dict[int, Pumped] = {}
-        self._sides: dict[int, tuple[Side, Pumped]] = {}
-        self._eager: list[tuple[Flow, Pumped]] = []
-        self._settling: list[Pumped] = []
+        self._leaves = leaves
+        self._streams: dict[int, Stream] = {}
+        self._sides: dict[int, tuple[Side, Stream]] = {}
+        self._eager: list[tuple[Inflow, Stream]] = []
+        self._settling: list[Stream] = []
         self._reports = [Report(News.HIRED, left_bytes=capacity)]
         self._now = time.monotonic()
         self._sweep_at = math.inf
@@ -100,7 +148,7 @@ class Loop:
             side, stream = entry
             if event & _WRITES and side.outward.push():
                 self._eager.append((side.outward, stream))
-            if event & _READS and side.inward.pull():
+            if (event & _READS or side.crossed) and side.inward.pull():
                 self._eager.append((side.inward, stream))
             self._after(stream)
         for flow, stream in eager:
@@ -122,23 +170,26 @@ class Loop:
             return _SETTLE
         return -1.0 if self._sweep_at == math.inf else max(0.0, self._sweep_at - self._now)
 
-    def _after(self, stream: Pumped) -> None:
+    def _after(self, stream: Stream) -> None:
         """Have *stream* wait for what it now needs, or part with it."""
         if not stream.is_over:
-            stream.left.watch()
-            stream.right.watch()
-            self._expect(stream)
+            for side in stream.sides:
+                side.watch()
+            if stream.hurries:
+                self._heed(stream)
         elif self._streams.get(stream.number) is stream:
             self._forget(stream)
             self._part(stream)
 
     # --- deadlines ----------------------------------------------------------------------------------
 
-    def _expect(self, stream: Pumped) -> None:
-        """Look at the deadlines early enough for *stream*, whose state has changed."""
-        if stream.hurries:
-            stream.hurries = False
-            self._sweep_at = min(self._sweep_at, stream.due())
+    def _heed(self, stream: Stream) -> None:
+        """Look at the deadlines early enough for *stream*, whose state has changed; pass its news on."""
+        stream.hurries = False
+        self._sweep_at = min(self._sweep_at, stream.due())
+        if stream.news is not None:
+            self._reports.append(stream.news)
+            stream.news = None
 
     def _sweep(self) -> None:
         """End the streams whose deadline has run out; find out when to look again."""
@@ -156,21 +207,21 @@ class Loop:
 
     # --- the end of a stream ------------------------------------------------------------------------
 
-    def _forget(self, stream: Pumped) -> None:
+    def _forget(self, stream: Stream) -> None:
         """Serve its sockets no more."""
         del self._streams[stream.number]
-        for side in (stream.left, stream.right):
+        for side in stream.sides:
             del self._sides[side.fd]
             side.ignore()
 
-    def _part(self, stream: Pumped) -> None:
+    def _part(self, stream: Stream) -> None:
         """Close what can be closed; what waits for an acknowledgement settles later."""
         stream.finish()
         self._settling.append(stream)
 
     def _settle(self) -> None:
         """Report the streams that have parted with both sides."""
-        waiting: list[Pumped] = []
+        waiting: list[Stream] = []
         for stream in self._settling:
             if stream.settle():
                 self._reports.append(stream.report())
@@ -182,7 +233,7 @@ class Loop:
 
     def _take_orders(self) -> None:
         """Do what waits in the channel; raises EOFError when the supervisor has gone."""
-        for _ in range(_EVENTS):
+        for _ in range(_ORDERS):
             try:
                 packet, control, flags, _address = self._channel.recvmsg(ORDER_MAX, _DESCRIPTORS)
             except BlockingIOError:
@@ -190,24 +241,69 @@ class Loop:
             if not packet:
                 raise EOFError
             descriptors = _descriptors(control)
-            order = decode_order(packet)
-            if order.verb is Verb.CANCEL:
+            if flags & socket.MSG_CTRUNC:  # not room for all of them
+                _close(descriptors)
+                descriptors = []
+            self._obey(decode_order(packet), descriptors)
+
+    def _obey(self, order: Order, descriptors: list[int]) -> None:
+        match order.verb, descriptors:
+            case Verb.TAKE, [left, right]:
+                self._take(order, self._side(left), self._side(right))
+            case Verb.TERMINATE, [visitor]:
+                self._terminate(order, visitor)
+            case Verb.JOIN, _:
+                self._join(order, descriptors)
+            case Verb.CANCEL, []:
                 self._cancel(order.stream)
-            elif flags & socket.MSG_CTRUNC or len(descriptors) != 2:  # noqa: PLR2004 - left and right
+            case Verb.LEAF, [] if self._leaves is not None:
+                self._leaves.replace(order.payload)
+            case _:
                 _close(descriptors)
                 self._reports.append(Report(News.REFUSED, order.stream))
-            else:
-                self._take(order, descriptors)
 
-    def _take(self, order: Order, descriptors: list[int]) -> None:
-        socks = [socket.socket(fileno=fd) for fd in descriptors]
-        left, right = (Side(sock, self._epoll) for sock in socks)
-        stream = Pumped(order, (left, right), self._pipes, counts=self._counts, clock=self.clock)
-        self._streams[order.stream] = stream
-        for side in (left, right):
+    def _side(self, descriptor: int) -> Side:
+        return Side(socket.socket(fileno=descriptor), self._epoll)
+
+    def _serve(self, stream: Stream) -> None:
+        """Begin to serve a stream whose descriptors have come."""
+        self._reports.append(Report(News.TAKEN, stream.number))
+        self._streams[stream.number] = stream
+        for side in stream.sides:
             self._sides[side.fd] = side, stream
-        self._reports.append(Report(News.TAKEN, order.stream))
         self._after(stream)
+
+    def _take(self, order: Order, left: Side, right: Side) -> None:
+        pipes = self._pipes if type(left) is type(right) else None
+        self._serve(Pumped(order, (left, right), pipes, counts=self._counts, clock=self.clock))
+
+    # --- TLS ----------------------------------------------------------------------------------------
+
+    def _terminate(self, order: Order, visitor: int) -> None:
+        from trunnel.pump.handshake import Handshake
+
+        sock = socket.socket(fileno=visitor)
+        side = None if self._leaves is None else self._leaves.side(sock, self._epoll)
+        if side is None:
+            sock.close()
+            self._reports.append(Report(News.REFUSED, order.stream))
+        else:
+            self._serve(Handshake(order, side, clock=self.clock))
+
+    def _join(self, order: Order, descriptors: list[int]) -> None:
+        """Go on from a handshake; a visitor that has gone meanwhile was reported."""
+        shaken = self._streams.get(order.stream)
+        if shaken is None or len(descriptors) != 1:
+            _close(descriptors)
+            self._reports.append(Report(News.TAKEN, order.stream))
+            self._cancel(order.stream)
+            return
+        (visitor,) = shaken.sides
+        del self._streams[shaken.number], self._sides[visitor.fd]
+        visitor.ignore()
+        self._take(order, visitor, self._side(descriptors[0]))
+
+    # --- the channel --------------------------------------------------------------------------------
 
     def _cancel(self, number: int) -> None:
         stream = self._streams.get(number)

@@ -20,13 +20,13 @@ from typing import Final, NamedTuple, final
 
 ORDER_MAX: Final = 64 * 1024
 """Bytes of the largest order: a key and its chain of certificates."""
-REPORT_BATCH: Final = 512
+REPORT_BATCH: Final = 256
 """Reports in one packet at most."""
 SLOT_SIZE: Final = 16
 """Bytes of shared memory for a stream: read from the left, read from the right."""
 
 _ORDER: Final = struct.Struct("<BBHI4d")
-_REPORT: Final = struct.Struct("<BBBxIdQQ")
+_REPORT: Final = struct.Struct("<BBBxIdQQ64s")
 REPORT_SIZE: Final = _REPORT.size
 
 
@@ -38,6 +38,12 @@ class Verb(IntEnum):
     """Pump between the two descriptors on this packet, left first."""
     CANCEL = 2
     """Abort a stream."""
+    LEAF = 3
+    """Show this certificate to the visitors that come from now on; a worker that ends TLS only."""
+    TERMINATE = 4
+    """End the TLS of the visitor on the descriptor of this packet; `first_byte` is the handshake's deadline."""
+    JOIN = 5
+    """Pump between that visitor and the descriptor on this packet."""
 
 
 @final
@@ -47,11 +53,13 @@ class News(IntEnum):
     HIRED = 1
     """It is ready for orders."""
     TAKEN = 2
-    """It has a stream's descriptors; the sender's copies can be closed."""
+    """It has the descriptors of an order; the sender's copies can be closed."""
     REFUSED = 3
     """It did not get both descriptors, or has no room; the stream is the sender's still."""
     DONE = 4
     """A stream is over and its descriptors are closed."""
+    SHAKEN = 5
+    """A visitor's handshake is done; `text` is the version of TLS, a space, and the protocol of ALPN or nothing."""
 
 
 @final
@@ -81,11 +89,16 @@ class Order(NamedTuple):
     idle: float = 0.0
     half_closed: float = 0.0
     total: float = 0.0
+    payload: bytes = b""
+    """A leaf."""
 
     def encode(self) -> bytes:
         """Return the packet."""
-        return _ORDER.pack(
-            self.verb, self.flags, self.slot, self.stream, self.first_byte, self.idle, self.half_closed, self.total
+        return (
+            _ORDER.pack(
+                self.verb, self.flags, self.slot, self.stream, self.first_byte, self.idle, self.half_closed, self.total
+            )
+            + self.payload
         )
 
 
@@ -104,23 +117,26 @@ class Report(NamedTuple):
     seconds: float = 0.0
     left_bytes: int = 0
     right_bytes: int = 0
+    text: bytes = b""
+    """At most 64 bytes, no zeros at its end: of SHAKEN, or why a handshake failed."""
 
     def encode(self) -> bytes:
         """Return its part of a packet."""
         return _REPORT.pack(
-            self.news, self.left, self.right, self.stream, self.seconds, self.left_bytes, self.right_bytes
+            self.news, self.left, self.right, self.stream, self.seconds, self.left_bytes, self.right_bytes, self.text
         )
 
 
 def decode_order(packet: bytes) -> Order:
     """Return the order in a packet; raises struct.error or ValueError for what is none."""
-    verb, flags, slot, stream, first_byte, idle, half_closed, total = _ORDER.unpack(packet)
-    return Order(Verb(verb), stream, slot, flags, first_byte, idle, half_closed, total)
+    verb, flags, slot, stream, first_byte, idle, half_closed, total = _ORDER.unpack_from(packet)
+    payload = packet[_ORDER.size :]
+    return Order(Verb(verb), stream, slot, flags, first_byte, idle, half_closed, total, payload)
 
 
 def decode_reports(packet: bytes) -> list[Report]:
     """Return the reports in a packet; raises struct.error or ValueError for what is none."""
     return [
-        Report(News(news), stream, Finish(left), Finish(right), seconds, left_bytes, right_bytes)
-        for news, left, right, stream, seconds, left_bytes, right_bytes in _REPORT.iter_unpack(packet)
+        Report(News(news), stream, Finish(left), Finish(right), seconds, left_bytes, right_bytes, text.rstrip(b"\0"))
+        for news, left, right, stream, seconds, left_bytes, right_bytes, text in _REPORT.iter_unpack(packet)
     ]

@@ -40,10 +40,11 @@ class Pumped:
     """One stream."""
 
     __slots__ = (
-        "_answerer",
         "_answered",
+        "_answerer",
         "_clock",
         "_counts",
+        "_flows",
         "_last",
         "_limits",
         "_lingers_until",
@@ -52,9 +53,9 @@ class Pumped:
         "_stopped",
         "hurries",
         "is_over",
-        "left",
+        "news",
         "number",
-        "right",
+        "sides",
     )
 
     def __init__(
@@ -76,9 +77,12 @@ class Pumped:
             clock: The loop's time, in seconds.
         """
         self.number = order.stream
-        self.left, self.right = left, right = sides
-        left.inward = right.outward = Flow(self, left, right, pipes)
-        right.inward = left.outward = Flow(self, right, left, pipes)
+        self.sides = sides
+        self.news: Report | None = None
+        left, right = sides
+        self._flows = Flow(self, left, right, pipes), Flow(self, right, left, pipes)
+        left.inward = right.outward = self._flows[0]
+        right.inward = left.outward = self._flows[1]
         self.is_over = False
         """Both directions have ended, one side broke, or a deadline ran out."""
         self.hurries = True
@@ -87,7 +91,7 @@ class Pumped:
         self._slot = 2 * order.slot
         self._counts = counts
         self._clock = clock
-        self._answerer = left.inward if order.flags & LEFT_ANSWERS else right.inward
+        self._answerer = self._flows[0 if order.flags & LEFT_ANSWERS else 1]
         self._answered = False
         self._started = self._last = self._stopped = clock()
         self._lingers_until = math.inf
@@ -100,8 +104,7 @@ class Pumped:
         self._last = self._clock()
         if flow is self._answerer:
             self._answered = True
-        index = self._slot + (flow is self.right.inward)
-        self._counts[index] = flow.count
+        self._counts[self._slot + (flow is self._flows[1])] = flow.count
 
     def source_ended(self, flow: Flow) -> None:
         """Take the end of file of *flow*'s source."""
@@ -110,8 +113,13 @@ class Pumped:
             self._break(source, Finish.RESET)
             return
         source.end = Finish.FIN
-        self._close_flow(flow)
-        flow.sink.seal()
+        flow.discard()
+        self.seal(flow.sink)
+
+    def seal(self, side: Side) -> None:
+        """Send *side* the other's FIN, now or when there is room (then this is called again)."""
+        side.seal()
+        self._take_note()
 
     def source_broke(self, flow: Flow, error: OSError) -> None:
         """Take a read error of *flow*'s source."""
@@ -126,13 +134,14 @@ class Pumped:
         sink = flow.sink
         sink.deaf = True
         sink.suspect = sink.end is Finish.NOT and error.errno != errno.EPIPE
-        self._close_flow(flow)
-
-    def _close_flow(self, flow: Flow) -> None:
         flow.discard()
+        self._take_note()
+
+    def _take_note(self) -> None:
+        """Go by the deadlines of a stream of which a direction has ended, or end it with the second."""
         self._last = self._clock()
         self.hurries = True
-        if self.left.inward.over and self.right.inward.over:
+        if all(flow.over for flow in self._flows) and not any(side.sealing for side in self.sides):
             self.is_over = True
 
     def _break(self, side: Side, end: Finish) -> None:
@@ -140,8 +149,8 @@ class Pumped:
         self._stop()
 
     def _stop(self) -> None:
-        self.left.inward.discard()
-        self.right.inward.discard()
+        for flow in self._flows:
+            flow.discard()
         self.is_over = True
 
     # --- deadlines ----------------------------------------------------------------------------------
@@ -152,7 +161,7 @@ class Pumped:
             return self._lingers_until
         limits = self._limits
         allowed = limits.idle if self._answered else limits.first_byte
-        for side in (self.left, self.right):
+        for side in self.sides:
             if side.end or side.deaf:
                 allowed = min(allowed, limits.half_closed)
             if side.suspect:
@@ -162,11 +171,11 @@ class Pumped:
     def expire(self) -> None:
         """End it: its deadline has run out."""
         self._stop()
-        for side in (self.left, self.right):
+        for side in self.sides:
             if side.suspect:
                 side.end = Finish.RESET
                 return
-        for side in (self.left, self.right):
+        for side in self.sides:
             side.end = side.end or Finish.DEADLINE
             if not side.sealed:
                 side.abort()
@@ -176,8 +185,8 @@ class Pumped:
     def cancel(self) -> None:
         """Abort both sides now."""
         self._stop()
-        self.left.abort()
-        self.right.abort()
+        for side in self.sides:
+            side.abort()
 
     # --- the end ------------------------------------------------------------------------------------
 
@@ -185,7 +194,7 @@ class Pumped:
         """Part with both sides as they deserve, once it is over; `settle` tells when that is done."""
         self._stopped = self._clock()
         self._lingers_until = self._stopped + FLUSH_TIMEOUT
-        for side in (self.left, self.right):
+        for side in self.sides:
             if side.end in _TRUNCATED:
                 side.abort()
             elif side.sealed and side.end in _ORDERLY:
@@ -195,23 +204,17 @@ class Pumped:
     def settle(self) -> bool:
         """Abort the sides whose bytes were delivered, or have had their time; return whether none is left."""
         late = self._clock() >= self._lingers_until
-        for side in (self.left, self.right):
+        for side in self.sides:
             if not side.gone and (late or side.is_delivered()):
                 side.abort()
-        return self.left.gone and self.right.gone
+        return all(side.gone for side in self.sides)
 
     def report(self) -> Report:
         """Return the record of its life."""
-        return Report(
-            News.DONE,
-            self.number,
-            self.left.end or Finish.CANCELLED,
-            self.right.end or Finish.CANCELLED,
-            self._stopped - self._started,
-            self.left.inward.count,
-            self.right.inward.count,
-        )
+        left, right = (side.end or Finish.CANCELLED for side in self.sides)
+        seconds = self._stopped - self._started
+        return Report(News.DONE, self.number, left, right, seconds, self._flows[0].count, self._flows[1].count)
 
     def _publish(self) -> None:
-        self._counts[self._slot] = self.left.inward.count
-        self._counts[self._slot + 1] = self.right.inward.count
+        for index, flow in enumerate(self._flows, self._slot):
+            self._counts[index] = flow.count

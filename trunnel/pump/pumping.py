@@ -9,39 +9,11 @@ are the same either way: `streams.copy` states them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import final
-
 import trio
 
+from trunnel.pump.result import PumpResult, Way
 from trunnel.pump.supervisor import Workers
-from trunnel.streams.copy import CopyLimits, Counter, End, copy_streams
-
-__all__ = ["PumpResult", "Way", "pump"]
-
-
-@final
-class Way(StrEnum):
-    """Who moved the bytes."""
-
-    SPLICE = "splice"
-    """A worker process."""
-    COPY = "copy"
-    """This one."""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PumpResult:
-    """What was moved and how it ended; `left_bytes` were read from the left side."""
-
-    left_bytes: int
-    right_bytes: int
-    left_end: End
-    right_end: End
-    seconds: float
-    way: Way
+from trunnel.streams.copy import CopyLimits, Counter, copy_streams
 
 
 async def pump(

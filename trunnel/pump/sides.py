@@ -18,12 +18,9 @@ import struct
 import termios
 from collections.abc import Callable
 from select import EPOLLIN, EPOLLOUT
-from typing import TYPE_CHECKING, Final, Protocol, final
+from typing import Final, Protocol
 
 from trunnel.pump.orders import Finish
-
-if TYPE_CHECKING:
-    from trunnel.pump.flow import Flow
 
 _TCP_CLOSE: Final = 7
 _ABORTIVE: Final = struct.pack("ii", 1, 0)
@@ -47,12 +44,35 @@ class Registry(Protocol):
         ...
 
 
+class Inflow(Protocol):
+    """What a side, and the loop, need of a direction: `flow.Flow`."""
+
+    @property
+    def hungry(self) -> bool:
+        """Whether it waits for bytes of its source."""
+        ...
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it waits for its sink to take what it has."""
+        ...
+
+    def pull(self) -> bool:
+        """Move what the source has; return whether there may be more at once."""
+        ...
+
+    def push(self) -> bool:
+        """Deliver what was kept, then move more; return whether there may be more at once."""
+        ...
+
+
 class Side:
     """One of the two sockets of a pumped stream, and what is known of its two halves."""
 
     __slots__ = (
         "_mask",
         "_registry",
+        "crossed",
         "deaf",
         "end",
         "fd",
@@ -60,14 +80,15 @@ class Side:
         "outward",
         "receive",
         "sealed",
+        "sealing",
         "send",
         "sock",
         "suspect",
     )
 
-    inward: Flow
+    inward: Inflow
     """Takes what is read here."""
-    outward: Flow
+    outward: Inflow
     """Brings what is written here."""
 
     def __init__(self, sock: socket.socket, registry: Registry) -> None:
@@ -80,6 +101,10 @@ class Side:
         """How its bytes ended."""
         self.sealed = False
         """It got the other side's FIN, so it has everything."""
+        self.sealing = False
+        """That FIN waits for room."""
+        self.crossed = False
+        """Its reader has to write first."""
         self.deaf = False
         """Writing to it failed: it reads no more."""
         self.suspect = False
@@ -88,11 +113,6 @@ class Side:
         self._mask = 0
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORTIVE)
-
-    @property
-    def holds_more(self) -> bool:
-        """Whether bytes were read ahead of which epoll knows nothing."""
-        return False
 
     def is_truncation(self, error: OSError) -> bool:
         """Whether a read error means that its peer has closed without saying so in its protocol."""
@@ -104,9 +124,13 @@ class Side:
         """Whether it was closed or aborted."""
         return self.fd < 0
 
+    def interest(self) -> int:
+        """Return the events to be woken for."""
+        return (EPOLLIN if self.inward.hungry else 0) | (EPOLLOUT if self.outward.stuck else 0)
+
     def watch(self) -> None:
         """Be woken for what the two flows wait for, and for nothing else."""
-        mask = (EPOLLIN if self.inward.hungry else 0) | (EPOLLOUT if self.outward.stuck else 0)
+        mask = self.interest()
         if mask == self._mask or self.fd < 0:
             return
         if not mask:
@@ -124,7 +148,7 @@ class Side:
             self._mask = 0
 
     def seal(self) -> None:
-        """Send it the other side's FIN.  If it broke meanwhile, reading it will tell."""
+        """Send it the other side's FIN; what was sent before has left.  If it broke meanwhile, reading it will tell."""
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:

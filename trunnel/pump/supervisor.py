@@ -20,7 +20,6 @@ Where no worker runs, `move` says so by returning None, and the caller copies.
 from __future__ import annotations
 
 import logging
-import math
 import mmap
 import os
 import socket
@@ -34,22 +33,26 @@ from typing import Final, final
 import trio
 
 from trunnel import capabilities
+from trunnel.errors import ConnectError
 from trunnel.pump.employed import Employed, Outcome
-from trunnel.pump.orders import LEFT_ANSWERS, REPORT_SIZE, SLOT_SIZE, News, Order, Verb, decode_reports
+from trunnel.pump.orders import REPORT_SIZE, SLOT_SIZE, News, Order, Verb, decode_reports
+from trunnel.pump.terminated import Terminated, pump_order
 from trunnel.settings import limits
 from trunnel.streams.copy import CopyLimits, Counter
 
 logger = logging.getLogger(__name__)
 
-_PROGRAM: Final = Path(__file__).with_name("worker.py")
+_PROGRAM: Final = Path(__file__).resolve().with_name("worker.py")
 
 
 @final
 class Workers:
     """The workers of one program; made by `open_workers`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ends_tls: bool) -> None:
         self._crew: list[Employed] = []
+        self._ends_tls = ends_tls
+        self._leaf = b""
 
     @property
     def employed(self) -> tuple[Employed, ...]:
@@ -77,17 +80,58 @@ class Workers:
 
         Cancellation: both sockets were aborted, or (when none had taken them yet) are the caller's still.
         """
-        worker = min((each for each in self._crew if each.has_room), key=lambda each: each.load, default=None)
-        if worker is None:
-            return None
-        job = await worker.give(_order(deadlines), (left, right), counter)
-        if job is None:
+        worker = self._least_busy()
+        job = None if worker is None else await worker.give(pump_order(Verb.TAKE, deadlines), (left, right), counter)
+        if worker is None or job is None:
             return None
         try:
-            await worker.wait(job)
+            await worker.wait(job, job.done)
         finally:
             counter.settle(worker.counts(job.number))
         return None if job.refused else job.outcome
+
+    def _least_busy(self) -> Employed | None:
+        return min((each for each in self._crew if each.has_room), key=lambda each: each.load, default=None)
+
+    # --- TLS ------------------------------------------------------------------------------------------
+
+    def show(self, leaf: bytes) -> None:
+        """Have visitors see *leaf* (`tls_side.encode_leaf`) from the next one on; streams that are open keep theirs."""
+        self._leaf = leaf
+        for worker in self._crew:
+            self._instruct(worker)
+
+    def _instruct(self, worker: Employed) -> None:
+        if self._leaf:
+            worker.post(Order(Verb.LEAF, 0, payload=self._leaf))
+
+    async def terminate(self, visitor: trio.socket.SocketType, *, timeout: float) -> Terminated | None:  # noqa: ASYNC109
+        """Have a worker end the TLS of *visitor*; nothing of it has been read.
+
+        Args:
+            visitor: The socket; closed once the worker has it.
+            timeout: Seconds for the handshake; the worker's to keep.
+
+        Returns:
+            1. The visitor, its handshake done.
+            2. None: no worker could take it, or there is no leaf to show; the socket is the caller's still.
+
+        Raises:
+            ConnectError: The handshake failed; the visitor was told by an alert where there is one, and closed.
+
+        Cancellation: the socket was aborted, or (when none had taken it yet) is the caller's still.
+        """
+        worker = self._least_busy() if self._leaf else None
+        order = Order(Verb.TERMINATE, 0, first_byte=timeout)
+        job = None if worker is None else await worker.give(order, (visitor,), Counter())
+        if worker is None or job is None:
+            return None
+        await worker.wait(job, job.shaken)
+        if job.refused:
+            return None
+        if job.done.is_set():
+            raise ConnectError(f"the TLS handshake failed: {job.outcome.reason}")
+        return Terminated(worker, job)
 
     # --- one worker's life ----------------------------------------------------------------------------
 
@@ -102,7 +146,8 @@ class Workers:
         while True:
             started = trio.current_time()
             try:
-                async with _start() as worker:
+                async with _start(ends_tls=self._ends_tls) as worker:
+                    self._instruct(worker)
                     self._crew.append(worker)
                     if not told:
                         told = True
@@ -123,7 +168,7 @@ class Workers:
 
 
 @asynccontextmanager
-async def _start() -> AsyncIterator[Employed]:
+async def _start(*, ends_tls: bool) -> AsyncIterator[Employed]:
     """Run a worker process for as long as the body runs.
 
     Raises:
@@ -140,8 +185,9 @@ async def _start() -> AsyncIterator[Employed]:
         os.ftruncate(shared, limits.PUMP_STREAMS_MAX * SLOT_SIZE)
         ours.setblocking(False)
         arguments = [str(theirs.fileno()), str(shared), str(limits.PUMP_PIPES)]
+        program = ["-I", str(_PROGRAM), *arguments, "tls"] if ends_tls else ["-I", "-S", str(_PROGRAM), *arguments]
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-I", "-S", str(_PROGRAM), *arguments],
+            [sys.executable, *program],
             stdin=DEVNULL,
             stdout=DEVNULL,
             pass_fds=(theirs.fileno(), shared),
@@ -166,28 +212,17 @@ async def _hired(channel: socket.socket) -> int:
     raise OSError("the worker did not report for work")
 
 
-def _order(deadlines: CopyLimits) -> Order:
-    return Order(
-        Verb.TAKE,
-        0,
-        flags=LEFT_ANSWERS if deadlines.first_byte_from == "left" else 0,
-        first_byte=deadlines.first_byte,
-        idle=deadlines.idle,
-        half_closed=deadlines.half_closed,
-        total=math.inf if deadlines.total is None else deadlines.total,
-    )
-
-
 @asynccontextmanager
-async def open_workers(count: int | None = None) -> AsyncIterator[Workers]:
+async def open_workers(count: int | None = None, *, ends_tls: bool = False) -> AsyncIterator[Workers]:
     """Have workers for as long as the body runs.
 
     Args:
         count: How many; one a core if None, none where the system has no splice.
+        ends_tls: Whether they are of the kind that ends visitors' TLS (`Workers.show`, `Workers.terminate`).
 
     Cancellation: they end, and every stream in their hands is aborted.
     """
-    workers = Workers()
+    workers = Workers(ends_tls=ends_tls)
     wanted = (len(os.sched_getaffinity(0)) if count is None else count) if capabilities.HAS_PUMP else 0
     async with trio.open_nursery() as nursery:
         async with trio.open_nursery() as starting:
