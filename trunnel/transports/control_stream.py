@@ -8,7 +8,6 @@ could otherwise make us queue without bound.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import final
 
 import trio
@@ -31,8 +30,8 @@ class ControlStream:
         self._stream = stream
         self._phase = phase
         self._decoder = ControlDecoder()
-        self._received: deque[Message] = deque()
-        self._outbox: deque[bytes] = deque()
+        self._received: list[Message] = []
+        self._outbox: list[bytes] = []
         self._finishing = False
         self._wake = trio.Event()
 
@@ -54,7 +53,7 @@ class ControlStream:
                 raise SessionClosed("the peer ended the control stream")
             self._received.extend(self._decoder.feed_untrusted(chunk))
         await trio.lowlevel.checkpoint()  # a burst of messages must not outrun our own writer
-        message = self._received.popleft()
+        message = self._received.pop(0)
         self._phase = advance_untrusted(self._phase, message)
         return message
 
@@ -94,7 +93,7 @@ class ControlStream:
         try:
             while True:
                 while self._outbox:
-                    await self._stream.send_all(self._outbox.popleft())
+                    await self._stream.send_all(self._outbox.pop(0))
                 if self._finishing:
                     await self._stream.send_eof()
                     return

@@ -12,7 +12,6 @@ that frames of two bytes would hold twenty times the credit in memory.
 
 from __future__ import annotations
 
-from collections import deque
 from operator import index
 from typing import Final, final
 
@@ -33,7 +32,7 @@ class Inbox:
     __slots__ = ("_chunks", "_closed", "_conflict", "_error", "_finished", "_head", "_wakeup", "unread")
 
     def __init__(self) -> None:
-        self._chunks: deque[bytes] = deque()
+        self._chunks: list[bytes] = []
         self._head = 0  # bytes of the first chunk that are consumed already
         self._finished = False
         self._closed = False
@@ -103,7 +102,7 @@ class Inbox:
             left = len(chunk) - self._head
             if left <= wanted:
                 parts.append(chunk[self._head :] if self._head else chunk)
-                self._chunks.popleft()
+                self._chunks.pop(0)
                 self._head = 0
                 wanted -= left
             elif parts:

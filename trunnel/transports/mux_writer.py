@@ -17,7 +17,6 @@ more than whole TLS records costs a record, and a system call, for those.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import final
 
 import trio
@@ -60,7 +59,7 @@ class MuxWriter:
     def __init__(self, connection: MuxConnection) -> None:
         self._connection = connection
         self._pace = WritePace()
-        self._offers: deque[MuxStream] = deque()
+        self._offers: list[MuxStream] = []
         self._queued: set[MuxStream] = set()
         self._wake = trio.Event()
         self._finishing = False
@@ -108,7 +107,7 @@ class MuxWriter:
         connection, output = self._connection, self._connection.output
         size = self._pace.batch - limits.FRAME_HEADROOM
         while self._offers and (room := size - output.pending) > 0:
-            stream = self._offers.popleft()
+            stream = self._offers.pop(0)
             if not stream.pending:
                 self._queued.discard(stream)
                 continue
