@@ -213,12 +213,15 @@ async def _hired(channel: socket.socket) -> int:
 
 
 @asynccontextmanager
-async def open_workers(count: int | None = None, *, ends_tls: bool = False) -> AsyncIterator[Workers]:
+async def open_workers(
+    count: int | None = None, *, ends_tls: bool = False, wait: bool = True
+) -> AsyncIterator[Workers]:
     """Have workers for as long as the body runs.
 
     Args:
         count: How many; one a core if None, none where the system has no splice.
         ends_tls: Whether they are of the kind that ends visitors' TLS (`Workers.show`, `Workers.terminate`).
+        wait: Whether the body begins when they work; else what comes before is copied here.
 
     Cancellation: they end, and every stream in their hands is aborted.
     """
@@ -227,6 +230,9 @@ async def open_workers(count: int | None = None, *, ends_tls: bool = False) -> A
     async with trio.open_nursery() as nursery:
         async with trio.open_nursery() as starting:
             for _ in range(wanted):
-                starting.start_soon(nursery.start, workers.keep)
+                if wait:
+                    starting.start_soon(nursery.start, workers.keep)
+                else:
+                    nursery.start_soon(workers.keep)
         yield workers
         nursery.cancel_scope.cancel()
