@@ -16,6 +16,8 @@ TESTED_IN = {
     "trunnel/__main__.py": ("tests/e2e", "`python -m trunnel` is the command line"),
     "trunnel/settings/limits.py": ("tests", "numbers; each is tested where it is enforced"),
     "trunnel/settings/carrier_limits.py": ("tests", "numbers; each is tested where it is enforced"),
+    "trunnel/settings/direct_limits.py": ("tests", "numbers; each is tested where it is enforced"),
+    "trunnel/pump/result.py": ("tests/pump/test_pumping.py", "values without behaviour"),
     "trunnel/errors.py": ("tests", "classes without behaviour; each is tested where it is raised"),
     "trunnel/version.py": ("tests/rules/test_public_api.py", "one value"),
     "trunnel/settings/output.py": ("tests/settings/test_load.py", "fields only"),
