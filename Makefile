@@ -106,10 +106,10 @@ lab: $(TEST) ## networks with faults between relay and agent, half an hour (root
 lab-quick: $(TEST) ## the same, shortened to two minutes
 	@$(PY) -m scripts.lab --quick $(ROWS) $(ARGS)
 
-bench: $(TEST) ## throughput and latency, against bare connections in the same run
+bench: $(TEST) ## trunnel beside other tunnels and proxies, some forty minutes (ARGS="--only connect --peers haproxy,trunnel*"; --list)
 	@$(PY) -m scripts.bench $(ARGS)
 
-bench-quick: $(TEST) ## the same in a minute
+bench-quick: $(TEST) ## the same in two minutes: fewer peers, fewer and shorter rounds
 	@$(PY) -m scripts.bench --quick $(ARGS)
 
 fuzz: $(TEST) ## every fuzz target and hellos judged beside OpenSSL, a minute in all (FUZZ_SECONDS, ARGS="--target X")

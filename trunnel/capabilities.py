@@ -57,6 +57,8 @@ HAS_ROUTE_FILES: Final = sys.platform == "linux"
 HAS_USER_TIMEOUT: Final = hasattr(socket, "TCP_USER_TIMEOUT")
 """`TCP_USER_TIMEOUT` ends a connection whose peer has not acknowledged for so long, probes of keepalive included."""
 HAS_PUMP: Final = (
-    hasattr(os, "splice") and hasattr(os, "memfd_create") and hasattr(os, "sched_getaffinity") and bool(sys.executable)
+    all(hasattr(os, name) for name in ("splice", "memfd_create", "sched_getaffinity"))
+    and bool(sys.executable)
+    and not hasattr(sys, "frozen")
 )
 """Two sockets can be given to a process of our own that splices (Linux, Python not frozen into one file)."""

@@ -117,6 +117,21 @@ class Canary(Event):
     failure: str = ""
     relay: str = ""
     """The relay, as it was named."""
+    path: str = "session"
+    """The road that it took: `session` or `direct`."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataPath(Event):
+    """The road of visitors' bytes is another one now, or for another reason."""
+
+    kind: ClassVar[str] = "data_path"
+    path: str
+    """`direct`: a TCP connection for each visitor; `session`: streams inside the session; `none`."""
+    why: str
+    relay: str = ""
+    """The relay, as it was named."""
 
 
 @final

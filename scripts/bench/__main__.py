@@ -1,167 +1,181 @@
-"""Run the benchmark; see the package's docstring.
-
-Every scenario of a round runs in turn, so that what the machine does besides
-hits all alike; figures are medians over rounds, with the spread beside them.
-A ratio is that of one round's figures.
-"""
+"""Run the benchmark; see the package's docstring."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import os
 import platform
-import statistics
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from pathlib import Path
 
-from scripts.bench.programs import Tunnel, background, line_of, python, run
-from trunnel.settings import limits
+from scripts.bench import report
+from scripts.bench.alone import STANDING, Standing, measure_standing
+from scripts.bench.install import editable_trunnel, installed_trunnel
+from scripts.bench.judge import OURS
+from scripts.bench.launch import USER, CannotMeasureError, find
+from scripts.bench.peers import RECIPES, NoHop, Peer, RecipePeer
+from scripts.bench.scenarios import FULL, QUICK, SCENARIOS, Sample, Scenario, Size, Visit, chosen, measure
+from scripts.bench.stage import Stage, Target
+from scripts.bench.trunnel_peer import VARIANTS, TrunnelPeer
 from trunnel.version import VERSION
 
 RESULTS = Path("bench/results")
-MB = 1_000_000
-MIB = 1 << 20
-
-Figures = dict[str, float]
-"""What a scenario measured, by name."""
-
-RATIOS = {
-    "h2 / bare hyper-h2": ("h2 passthrough, MB/s", "bare hyper-h2, MB/s"),
-    "yamux / h2": ("yamux passthrough, MB/s", "h2 passthrough, MB/s"),
-    "h2 / bare TLS on the same path": ("h2 passthrough, MB/s", "bare TLS passthrough, MB/s"),
-    "yamux / bare TLS on the same path": ("yamux passthrough, MB/s", "bare TLS passthrough, MB/s"),
-    "quic passthrough / aioquic in memory": ("quic passthrough, MB/s", "aioquic in memory, MB/s"),
-    "quic session / aioquic in memory": ("quic session, MB/s", "aioquic in memory, MB/s"),
-    "quic session, 1,000 streams / 1": ("quic session, 1,000 streams, MB/s", "quic session, MB/s"),
-    "aioquic in memory, 1,000 streams / 1": ("aioquic in memory, 1,000 streams, MB/s", "aioquic in memory, MB/s"),
-}
+QUICK_PEERS = "none,haproxy,ssh,trunnel"
 
 
 @dataclass(frozen=True)
-class Size:
-    """How much is moved and how often."""
+class Plan:
+    """What is measured besides the rounds, and how."""
 
-    rounds: int
-    tcp: int
-    """Bytes over TCP carriers."""
-    quic: int
-    """Bytes over QUIC."""
-    seconds: float
-    """Of an exchange."""
+    standing: Sequence[Standing]
+    size: Size
+    command: Path
 
 
-FULL = Size(rounds=7, tcp=512 * MIB, quic=64 * MIB, seconds=5.0)
-QUICK = Size(rounds=3, tcp=96 * MIB, quic=12 * MIB, seconds=1.5)
-IDLE = 999
-"""Streams open beside the busy one."""
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="make bench", description="trunnel beside others; see scripts/bench.")
+    parser.add_argument("--quick", action="store_true", help="fewer peers, fewer and shorter rounds: two minutes")
+    parser.add_argument("--only", default="", metavar="NAMES", help="scenarios whose names contain one of these words")
+    parser.add_argument("--peers", default="", metavar="NAMES", help="peers by name or pattern: haproxy,trunnel*")
+    parser.add_argument("--rounds", type=int, default=0, help="how often everything is measured")
+    parser.add_argument("--seconds", type=float, default=0.0, help="how long one measurement takes, about")
+    parser.add_argument("--editable", action="store_true", help="measure the working tree instead of the wheel")
+    parser.add_argument("--list", action="store_true", help="print the names of scenarios and peers")
+    return parser.parse_args()
 
 
-def rate(printed: str, amount: int) -> float:
-    """Return MB/s from a line of bytes and seconds; every byte must have come."""
-    total, seconds = printed.split()[-2:]
-    if int(total) < amount:
-        raise SystemExit(f"{total} of {amount} bytes arrived")
-    return int(total) / float(seconds) / MB
+def words(text: str) -> list[str]:
+    """Split at commas."""
+    return [each for each in text.split(",") if each]
 
 
-def percentile(values: list[float], share: float) -> float:
-    """Return a percentile."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+def all_peers(stack: ExitStack, folder: Path, command: Path) -> list[Peer]:
+    """Return everybody who can be measured; nothing is started yet."""
+    recipes = [RecipePeer(recipe, stack, folder) for recipe in RECIPES]
+    return [NoHop(), *recipes, *(TrunnelPeer(variant, command, stack, folder) for variant in VARIANTS)]
 
 
-def bare_h2(size: Size) -> Figures:
-    """Two hyper-h2 connections, one stream."""
-    with background(python("bare_h2", "receive")) as receiver:
-        port = line_of(receiver).strip()
-        run(python("bare_h2", "send", port, size.tcp))
-        return {"bare hyper-h2, MB/s": rate(line_of(receiver), size.tcp)}
+def size_of(options: argparse.Namespace) -> Size:
+    """Return how long and how often."""
+    size = QUICK if options.quick else FULL
+    return Size(size.name, options.rounds or size.rounds, options.seconds or size.seconds)
 
 
-def quic_pair(size: Size) -> Figures:
-    """One QUIC session over loopback, with one stream and with a thousand."""
-    with background(python("quic_pair", "relay", 0, IDLE)) as relay:
-        port = line_of(relay).strip()
-        with background(python("quic_pair", "agent", port, size.quic)):
-            one, many = (rate(line_of(relay), size.quic // 2) for _ in range(2))
-    return {"quic session, MB/s": one, "quic session, 1,000 streams, MB/s": many}
+def about(size: Size, command: Path) -> dict[str, str]:
+    """Describe the run."""
+    cores = len(os.sched_getaffinity(0))
+    user = f"programs run as {USER}" if os.geteuid() == 0 else "programs run as the caller"
+    return {
+        "trunnel": f"{VERSION}, {'working tree' if '.venv' in command.parts else 'installed wheel'}, default settings",
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "machine": f"{platform.system()} {platform.release()}, {cores} cores, CPython {platform.python_version()}",
+        "size": f"{size.rounds} rounds, {size.seconds:g} s a measurement; medians",
+        "load": f"{os.getloadavg()[0]:.1f}",
+        "user": f"{user}, 20,000 descriptors a process",
+        "beside": "one stalled and one resetting visitor, always",
+        "peers": ", ".join(filter(None, map(version_of, ("haproxy", "nginx", "ssh")))),
+    }
 
 
-def aioquic_in_memory(size: Size) -> Figures:
-    """Two plain aioquic connections, with one stream and with a thousand."""
-    one, many = json.loads(run(python("memory_quic", size.quic, IDLE, limits.QUIC_DATAGRAM)))
-    return {"aioquic in memory, MB/s": one, "aioquic in memory, 1,000 streams, MB/s": many}
+def version_of(program: str) -> str:
+    """Return what a program calls itself."""
+    path = find(program)
+    if path is None:
+        return ""
+    option = "-V" if program == "ssh" else "-v"
+    done = subprocess.run([path, option], capture_output=True, text=True, check=False)
+    return (done.stdout + done.stderr).strip().splitlines()[0]
 
 
-def downloads(tunnel: Tunnel, size: Size) -> Figures:
-    """One download over each transport, and over bare TLS on the same path."""
+def measure_all(stage: Stage, peers: list[Peer], scenarios: list[Scenario], size: Size) -> list[Sample]:
+    """Measure everybody in turn, round by round."""
+    samples: list[Sample] = []
+    broken: dict[tuple[str, Target], str] = {}
+    for number, scenario, peer in itertools.product(range(size.rounds), scenarios, peers):
+        if not any(fnmatch(peer.name, pattern) for pattern in scenario.peers):
+            continue
+        key = (peer.name, scenario.target)
+        sample = Sample(scenario.name, peer.name, number, {}, {}, broken.get(key, ""))
+        try:
+            if key not in broken:
+                place = stage.place(peer, scenario.target)
+                sample = measure(scenario, Visit(stage, peer, place, size), number)
+        except CannotMeasureError as problem:
+            broken[key] = str(problem)
+            sample = replace(sample, failure=str(problem))
+        samples.append(sample)
+        show(sample, size)
+    return samples
 
-    def download(port: int | str, host: str, amount: int) -> float:
-        return rate(run(python("visitor", "download", port, host, amount)), amount)
 
-    figures = {"bare TLS passthrough, MB/s": download(tunnel.bare_port, "bare", size.tcp)}
-    for transport, host in tunnel.hosts.items():
-        amount = size.quic if transport == "quic" else size.tcp
-        figures[f"{transport} passthrough, MB/s"] = download(tunnel.port, host, amount)
-    return figures
+def show(sample: Sample, size: Size) -> None:
+    """Print one measurement as it is made."""
+    figures = {name: value for name, value in sample.figures.items() if name in {"rate", "p50", "p99"}}
+    said = sample.failure or ", ".join(f"{name} {value:,.6g}" for name, value in figures.items())
+    at = f"round {sample.round + 1}/{size.rounds}"
+    print(f"{at}: {sample.scenario} {sample.peer}: {said}", file=sys.stderr, flush=True)
 
 
-def latencies(tunnel: Tunnel, size: Size) -> Figures:
-    """An exchange alone, and one that shares the session with downloads, one after the other."""
-    port, host = tunnel.port, tunnel.hosts["h2"]
+def measure_everything(stage: Stage, peers: list[Peer], run: report.Run, plan: Plan) -> None:
+    """Fill in a run: what stands first, on a machine where nothing else runs yet, then the rounds."""
+    run.standing = {each.name: each.title for each in plan.standing}
+    for each in plan.standing:
+        sample = measure_standing(each, stage, plan.command, plan.size)
+        print(f"{each.name}: {sample.failure or sample.figures}", file=sys.stderr, flush=True)
+        run.samples.append(sample)
+    run.samples += measure_all(stage, peers, run.scenarios, plan.size)
+    for peer in peers:
+        if isinstance(peer, TrunnelPeer) and peer.programs:
+            taken = ", ".join(f"{count:,} {path}" for path, count in sorted(peer.paths_taken().items()))
+            run.notes.append(f"visitors of {peer.name} by data path: {taken}")
+    run.notes += [f"{suite}: {', '.join(sorted(names))}" for suite, names in sorted(stage.suites.items())]
+    run.about["load"] += f" before, {os.getloadavg()[0]:.1f} after; what else runs on the machine is in the figures"
 
-    def exchange() -> float:
-        return 1000 * percentile(json.loads(run(python("visitor", "exchange", port, host, size.seconds))), 0.99)
 
-    idle = exchange()
-    with background(python("visitor", "keep-downloading", port, host, size.tcp)) as bulk:
-        line_of(bulk)
-        return {"h2 exchange idle p99, ms": idle, "h2 exchange beside bulk p99, ms": exchange()}
+def carriers() -> str:
+    """Return what the chapter of carriers says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.bench.carriers"], stdout=subprocess.PIPE, text=True, check=False
+    )
+    return f"## Carriers beside the limits of their own kind\n\n```\n{done.stdout.strip() or 'FAILED'}\n```"
 
 
 def main() -> None:
     """Run, print, write."""
-    parser = argparse.ArgumentParser(prog="make bench")
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
-    size = QUICK if parser.parse_args().quick else FULL
-    figures: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory(prefix="trunnel-bench-") as folder, ExitStack() as stack:
-        tunnel = Tunnel(stack, Path(folder))
-        scenarios: list[Callable[[], Figures]] = [
-            lambda: bare_h2(size),
-            lambda: downloads(tunnel, size),
-            lambda: aioquic_in_memory(size),
-            lambda: quic_pair(size),
-            lambda: latencies(tunnel, size),
-        ]
-        for number in range(size.rounds):
-            for measure in scenarios:
-                for name, figure in measure().items():
-                    figures.setdefault(name, []).append(figure)
-                    print(f"round {number + 1}/{size.rounds}: {name} {figure:.1f}", file=sys.stderr, flush=True)
-    report(figures, size)
-
-
-def report(figures: dict[str, list[float]], size: Size) -> None:
-    """Print the table and write the raw figures."""
-    for name, (above, below) in RATIOS.items():
-        figures[name] = [one / other for one, other in zip(figures[above], figures[below], strict=True)]
-    machine = f"{platform.system()} {platform.release()}, {os.cpu_count()} cores, CPython {platform.python_version()}"
-    now = datetime.now(UTC)
-    amounts = f"{size.tcp // MIB} MiB over TCP, {size.quic // MIB} MiB over QUIC in datagrams of {limits.QUIC_DATAGRAM}"
-    print(f"trunnel {VERSION}, {now:%Y-%m-%d}, {machine}; {size.rounds} rounds of {amounts}")
-    print(f"{'':40}{'median':>10}{'min':>10}{'max':>10}")
-    for name, values in figures.items():
-        print(f"{name:40}{statistics.median(values):10.2f}{min(values):10.2f}{max(values):10.2f}")
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    raw = {"version": VERSION, "date": now.isoformat(), "machine": machine, "rounds": size.rounds, "figures": figures}
-    (RESULTS / f"{now:%Y%m%d-%H%M%S}.json").write_text(json.dumps(raw, indent=1))
+    options = arguments()
+    scenarios = chosen(SCENARIOS, words(options.only), quick=options.quick)
+    standing = chosen(STANDING, words(options.only), quick=options.quick)
+    size = size_of(options)
+    command = editable_trunnel() if options.editable else installed_trunnel()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trunnel-bench-")))
+        patterns = words(options.peers or (QUICK_PEERS if options.quick else "*"))
+        everybody = all_peers(stack, folder, command)
+        if options.list:
+            print("scenarios:", *(each.name for each in SCENARIOS), *(each.name for each in STANDING))
+            print("peers:", *(peer.name for peer in everybody))
+            return
+        wanted = [peer for peer in everybody if any(fnmatch(peer.name, pattern) for pattern in patterns)]
+        peers = [peer for peer in wanted if not peer.missing]
+        run = report.Run(about(size, command), scenarios)
+        run.skipped = [f"{peer.name}: no {', '.join(peer.missing)}" for peer in wanted if peer.missing]
+        ours = any(peer.name == OURS for peer in peers)
+        measure_everything(Stage(stack, folder), peers, run, Plan(standing if ours else [], size, command))
+    if not options.quick and not options.only:
+        run.chapters.append(carriers())
+    print(report.markdown(run))
+    for path in report.write(run, RESULTS, f"{datetime.now(UTC):%Y%m%d-%H%M%S}"):
+        print(path)
+    raise SystemExit(any(sample.failure for sample in run.samples))
 
 
 if __name__ == "__main__":

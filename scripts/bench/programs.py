@@ -62,7 +62,7 @@ def event_of(process: subprocess.Popen[str], kind: str) -> dict[str, object]:
 
 
 class Tunnel:
-    """A relay, an origin, and an agent for each transport; all with default settings and limits on.
+    """A relay, an origin, and an agent for each transport, visitors in the session; else default settings, limits on.
 
     Beside them the same path over bare TLS (`bare_tls`).
     """
@@ -77,12 +77,13 @@ class Tunnel:
         if not isinstance(agents, list) or not isinstance(visitors, list):
             raise TypeError("addresses come as lists")
         self.port = int(visitors[0].rpartition(":")[2])
-        origin = stack.enter_context(background(python("origin", leaf.path, leaf.path.with_suffix(".key"))))
+        origin = stack.enter_context(background(python("tls_origin", leaf.path, leaf.path.with_suffix(".key"))))
         origin_port = line_of(origin).strip()
         self.hosts: dict[str, str] = {}
         """The name to visit for each transport."""
         for transport in TRANSPORTS:
             where = ["--server", agents[0], "--state-dir", str(folder / transport), "--transport", transport]
+            where += ["--data", "session"]
             expose = ["expose", origin_port, "--json", "--tls-passthrough", *where]
             agent = stack.enter_context(background([*trunnel, *expose], log=False))
             self.hosts[transport] = str(event_of(agent, "ready")["hostname"])

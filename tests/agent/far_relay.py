@@ -5,7 +5,7 @@ Dials take virtual seconds: tests of this relay take `autojump_clock`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import cast
@@ -13,22 +13,21 @@ from typing import cast
 import pytest
 import trio
 
+from tests.agent.scripted_reach import ScriptedReach
 from tests.agent.stage import NAME, PREFACE
 from trunnel.agent.attachment import Attachment, attached
 from trunnel.agent.carriers import CarrierKeeper
 from trunnel.agent.dial import Carrier
-from trunnel.agent.forward import Forwarding
-from trunnel.agent.reach import Reach
+from trunnel.agent.visit import Forwarding
 from trunnel.agent.visitor import VisitorInfo
 from trunnel.errors import ConnectError, ErrorCode, SessionClosed, TrunnelError
 from trunnel.identity.trust import TrustDecision, TrustKind
-from trunnel.names import KeyId, ServerAddress
+from trunnel.names import KeyId
 from trunnel.settings import limits
 from trunnel.streams.copy import Counter
 from trunnel.transports.base import Peer, Session, SessionStatistics, Stream
 from trunnel.transports.control_stream import ControlStream
 from trunnel.transports.memory import MemorySession, memory_session_pair
-from trunnel.transports.race import Chosen
 from trunnel.transports.selection import TransportKind
 from trunnel.wire import control
 from trunnel.wire.proxyprotocol import StreamKind, visitor_preface
@@ -285,45 +284,6 @@ async def far_relay(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FarRelay]:
         monkeypatch.setattr("trunnel.agent.attachment.open_carrier", relay.open_carrier)
         yield relay
         nursery.cancel_scope.cancel()
-
-
-@dataclass
-class ScriptedReach:
-    """The ways to a relay by script, as `reach.Reach` without files and threads."""
-
-    relay: FarRelay
-    server: ServerAddress = ServerAddress("relay.example", 443)  # noqa: RUF009 - it does not change
-    automatic: bool = False
-    tcp: TransportKind | None = H2
-    kind: TransportKind = H2
-    """What `first` leads to."""
-    passed_over: TransportKind | None = None
-    due: float = 0.0
-    """What `quic_due` says."""
-    round_trip: float | None = None
-    noted: list[tuple[TransportKind, bool]] = field(default_factory=list)
-
-    wanted = "anything"
-
-    @property
-    def dialler(self) -> FarRelay:
-        return self.relay
-
-    async def first(self) -> Chosen[Carrier]:
-        carrier = await self.relay.dial(self.kind)
-        return Chosen(transport=self.kind, value=carrier, why="by script", passed_over=self.passed_over)
-
-    async def note(self, outcomes: Mapping[TransportKind, bool]) -> None:
-        await trio.lowlevel.checkpoint()
-        self.noted += outcomes.items()
-
-    async def quic_due(self) -> float:
-        await trio.lowlevel.checkpoint()
-        return self.due
-
-    def as_reach(self) -> Reach:
-        """Return itself as what it stands for."""
-        return cast("Reach", self)
 
 
 async def listen(stream: trio.abc.HalfCloseableStream, visitor: VisitorInfo) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import trio
 import trio.testing
 
-from tests.agent.far_relay import HELLO, FarRelay, ScriptedReach, listen
+from tests.agent.far_relay import HELLO, FarRelay, listen
+from tests.agent.scripted_reach import ScriptedReach
 from tests.tunnels import Log
 from trunnel.agent.served import Served
 from trunnel.agent.supervisor import Supervisor

@@ -14,9 +14,10 @@ import pytest
 import trio
 from OpenSSL import SSL
 
-from trunnel.agent.forward import Forwarding, forward_stream
+from trunnel.agent.forward import InSession, forward_stream
 from trunnel.agent.origin import Origin
 from trunnel.agent.terminate import Terminator
+from trunnel.agent.visit import Forwarding
 from trunnel.agent.visitor import VisitorInfo
 from trunnel.events import Event, StreamClosed
 from trunnel.identity.certstore import Leaf, LeafStore
@@ -63,13 +64,7 @@ class Stage:
 
     async def open_tls(self, *alpn: bytes) -> TlsStream:
         """Open a stream and run a visitor's TLS handshake inside it."""
-        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-        context.clear_mode(0x1)  # SSL_MODE_ENABLE_PARTIAL_WRITE: TlsStream asks for whole writes
-        if alpn:
-            context.set_alpn_protos(list(alpn))
-        return await TlsStream.handshake(
-            await self.open(), context, role=TlsRole.CLIENT, server_name=NAME, timeout=5, tolerate_truncation=False
-        )
+        return await visit_over(await self.open(), NAME, *alpn)
 
     def note(self, event: Event) -> None:
         """Take an event of the agent's."""
@@ -98,11 +93,22 @@ async def stage(origin: Origin | Callable[..., Awaitable[None]] | None, **option
 
         async def accept() -> None:
             while True:
-                nursery.start_soon(forward_stream, await agent.accept_stream(), forwarding)
+                nursery.start_soon(forward_stream, InSession(await agent.accept_stream()), forwarding)
 
         nursery.start_soon(accept)
         yield play
         nursery.cancel_scope.cancel()
+
+
+async def visit_over(stream: trio.abc.HalfCloseableStream, name: Hostname, *alpn: bytes) -> TlsStream:
+    """Run a visitor's TLS handshake over *stream*."""
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.clear_mode(0x1)  # SSL_MODE_ENABLE_PARTIAL_WRITE: TlsStream asks for whole writes
+    if alpn:
+        context.set_alpn_protos(list(alpn))
+    return await TlsStream.handshake(
+        stream, context, role=TlsRole.CLIENT, server_name=name, timeout=5, tolerate_truncation=False
+    )
 
 
 async def closed_port() -> int:

@@ -13,7 +13,8 @@ import trio.testing
 from trio.testing import MockClock
 
 import trunnel
-from tests.agent.far_relay import H2, FarRelay, ScriptedReach, listen, refused
+from tests.agent.far_relay import H2, FarRelay, listen, refused
+from tests.agent.scripted_reach import ScriptedReach
 from tests.agent.stage import closed_port
 from tests.tunnels import PATIENCE, Log, greet, house, visit
 from trunnel.agent.agent import Agent
@@ -119,11 +120,11 @@ async def test_a_dead_relay_disturbs_nothing_and_its_return_is_noticed(
     ways.far.failing[H2] = refused()
     async with running_agent(tmp_path) as running:
         await trio.sleep(900)
-        assert running.states(NEAR) == ["connecting", "connected", "ready"]
+        assert running.states(NEAR) == ["connecting", "connected", "data_path", "ready"]
         assert set(running.states(FAR)) == {"connecting", "disconnected"}
         del ways.far.failing[H2]
         await trio.sleep(limits.BACKOFF_CAP + 1)
-        assert running.states(FAR)[-2:] == ["connected", "ready"]
+        assert running.states(FAR)[-3:] == ["connected", "data_path", "ready"]
         assert len(ways.near.dials) == 1
 
 
@@ -146,7 +147,7 @@ async def test_a_relay_that_goes_and_comes_disturbs_nothing(
             await trio.sleep(60)
             ways.far.open[0].session.abort("restart")
         await trio.sleep(1)
-        assert running.states(NEAR) == ["connecting", "connected", "ready"]
+        assert running.states(NEAR) == ["connecting", "connected", "data_path", "ready"]
         assert running.states(FAR)[-1] == "ready"
 
 
@@ -161,7 +162,7 @@ async def test_a_final_no_of_one_of_two_does_not_end_the_agent(
     async with running_agent(tmp_path) as running:
         await trio.sleep(900)
         assert running.states(FAR) == ["connecting", "rejected" if answer == "rejected" else "disconnected"]
-        assert running.states(NEAR) == ["connecting", "connected", "ready"]
+        assert running.states(NEAR) == ["connecting", "connected", "data_path", "ready"]
         assert len(ways.far.dials) == 1
 
 

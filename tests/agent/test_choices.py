@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from trunnel import capabilities
-from trunnel.agent.choices import Choices, Outcome, content_of, outcomes_in
+from trunnel.agent.choices import DIRECT, Choices, Outcome, content_of, outcomes_in
 from trunnel.errors import ConfigError
 from trunnel.identity.locking import exclusive
 from trunnel.names import ServerAddress
@@ -44,6 +44,17 @@ def test_each_relay_network_and_transport_has_its_own_memory(choices: Choices) -
         H2: Trial(worked=True, at=NOW),
     }
     assert choices.get(OTHER, "home", NOW) == choices.get(RELAY, "train", NOW) == {}
+
+
+def test_data_connections_are_no_transport(choices: Choices) -> None:
+    """They share the file, and nothing else."""
+    choices.note(RELAY, "home", DIRECT, worked=False, now=NOW, reason="x" * 10_000)
+    choices.note(RELAY, "home", QUIC, worked=True, now=NOW)
+    assert choices.get(RELAY, "home", NOW) == {QUIC: Trial(worked=True, at=NOW)}
+    found = choices.direct(RELAY, "home", NOW)
+    assert found is not None
+    assert (found.worked, found.reason) == (False, "x" * limits.CONTROL_TEXT_MAX)
+    assert choices.direct(RELAY, "cafe", NOW) is choices.direct(OTHER, "home", NOW) is None
 
 
 def test_failures_in_a_row_are_counted_until_it_works(choices: Choices) -> None:
@@ -81,7 +92,7 @@ def test_the_file_is_closed_to_others(choices: Choices) -> None:
     assert stat.S_IMODE(choices.path.stat().st_mode) == 0o600 or not capabilities.HAS_POSIX_MODES
 
 
-VALID = content_of([Outcome(server=str(RELAY), network="home", transport=QUIC, worked=True, at=NOW)])
+VALID = content_of([Outcome(server=str(RELAY), network="home", transport="quic", worked=True, at=NOW)])
 
 BROKEN = {
     "empty": b"",
@@ -170,6 +181,7 @@ def test_the_file_is_plain_json_that_a_person_can_read(choices: Choices) -> None
                 "worked": False,
                 "at": "2026-01-31T12:00:00Z",
                 "failures": 1,
+                "reason": "",
             }
         ]
     }

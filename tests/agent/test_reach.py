@@ -146,6 +146,21 @@ async def test_quic_is_due_when_its_interval_is_over(tmp_path: Path) -> None:
     assert await ways.quic_due() == 0
 
 
+async def test_data_connections_are_remembered_whatever_the_transport(tmp_path: Path) -> None:
+    """With the reason, for who asks next on this network."""
+    ways = reach(tmp_path, Answering(()), TransportChoice.H2)
+    assert await ways.recall_direct() is None
+    await ways.note_direct("connection refused")
+    found = await ways.recall_direct()
+    assert found is not None
+    assert (found.worked, found.reason, found.failures) == (False, "connection refused", 1)
+    await ways.note_direct("")
+    found = await ways.recall_direct()
+    assert found is not None
+    assert (found.worked, found.reason) == (True, "")
+    assert await ways.quic_due() == 0
+
+
 async def test_an_impostor_on_one_way_ends_the_race(tmp_path: Path) -> None:
     dialler = Answering((H2,), failure=RelayIdentityError("another key"))
     with pytest.raises(RelayIdentityError):

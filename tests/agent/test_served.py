@@ -9,8 +9,8 @@ import trio
 import trio.testing
 
 from tests.agent.far_relay import listen
-from trunnel.agent.forward import Visits
 from trunnel.agent.served import Served
+from trunnel.agent.visit import Visits
 from trunnel.errors import ConfigError
 from trunnel.events import ignore_events
 from trunnel.identity.certstore import LeafStore

@@ -26,7 +26,7 @@ async def test_ready_follows_connected_follows_a_canary(
     """Nobody is told that visitors can come before one could."""
     async with pursuit(relay, tmp_path) as running:
         await running.supervisor.ready.wait()
-        assert running.kinds() == ["connecting", "canary", "connected", "ready"]
+        assert running.kinds() == ["connecting", "canary", "connected", "data_path", "ready"]
         connected = running.log.of(Connected)[0]
         assert (connected.relay, connected.session, connected.transport) == (str(SERVER), "s1", "h2")
         assert connected.why == "by script"
@@ -55,7 +55,7 @@ async def test_a_session_that_serves_nobody_is_never_called_connected(
         relay.canary = ""
         await trio.sleep(limits.BACKOFF_CAP + 1)
         kinds = running.kinds()
-        assert kinds[kinds.index("connected") - 1 :][:3] == ["canary", "connected", "ready"]
+        assert kinds[kinds.index("connected") - 1 :][:4] == ["canary", "connected", "data_path", "ready"]
 
 
 @pytest.mark.parametrize("transport", [QUIC, H2])

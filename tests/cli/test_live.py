@@ -123,6 +123,27 @@ def test_the_data_path_follows_the_transport_of_its_relay() -> None:
     view.close()
 
 
+def test_the_road_of_visitors_bytes_is_shown_with_its_reason() -> None:
+    view = live_view(io.StringIO())
+    view(ready("a.example", "near:443"))
+    view(ready("b.example", "far:443"))
+    view(events.DataPath(path="session", why=f"connection refused {HOSTILE}", relay="near:443"))
+    assert rows(view, "Data path")[0].startswith("h2, session (connection refused x")
+    view(events.DataPath(path="direct", why="each on its own", relay="near:443"))
+    assert rows(view, "Data path") == ["h2, direct"]
+    view.close()
+
+
+def test_whether_visitors_are_served_directly_is_shown_beside_the_session() -> None:
+    view = live_view(io.StringIO(), now=lambda: 0.0)
+    view(events.Canary(ok=True, rtt_ms=12.4, relay="near:443"))
+    view(events.Canary(ok=True, rtt_ms=7, relay="near:443", path="direct"))
+    assert (rows(view, "Served"), rows(view, "Directly")) == (["yes, 12 ms, 0 s ago"], ["yes, 7 ms, 0 s ago"])
+    view(events.DataPath(path="session", why="nothing came back", relay="near:443"))
+    assert (rows(view, "Served"), rows(view, "Directly")) == (["yes, 12 ms, 0 s ago"], [])
+    view.close()
+
+
 def test_whether_visitors_are_served_is_shown_with_its_age() -> None:
     times = [100.0]
     view = live_view(io.StringIO(), now=lambda: times[0])

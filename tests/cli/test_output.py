@@ -42,6 +42,7 @@ EVERY_EVENT: list[Event] = [
     events.Notice(code="c", text=HOSTILE),
     READY,
     events.Canary(ok=False, rtt_ms=None, failure=HOSTILE),
+    events.DataPath(path=HOSTILE, why=HOSTILE, relay=HOSTILE),
     events.OriginState(state="down", cause=HOSTILE),
     events.StreamOpened(stream="s1", visitor=HOSTILE, hostname=HOSTILE),
     CLOSED,

@@ -28,6 +28,19 @@ SENTENCES: list[tuple[Event, list[str]]] = [
     (events.Notice(code="c", text="one\ntwo"), ["note: one", "note: two"]),
     (events.Canary(ok=True, rtt_ms=1.5), []),
     (events.Canary(ok=False, rtt_ms=None, failure="no carrier"), ["visitors would not be served now: no carrier"]),
+    (
+        events.Canary(ok=False, rtt_ms=None, failure="none answered", path="direct"),
+        ["visitors on data connections would not be served now: none answered"],
+    ),
+    (
+        events.DataPath(path="direct", why="each on its own"),
+        ["visitors' bytes go directly: each on its own"],
+    ),
+    (
+        events.DataPath(path="session", why="connection refused\nhint"),
+        ["visitors' bytes go through the session: connection refused"],
+    ),
+    (events.DataPath(path="none", why="refused"), ["visitors' bytes go nowhere: refused"]),
     (events.OriginState(state="down", cause="refused"), ["local service down: refused"]),
     (events.OriginState(state="up", cause=""), ["local service up"]),
     (events.Disconnected(reason="lost\nhint", retry_in=2.0), ["disconnected: lost; trying again in 2 s"]),

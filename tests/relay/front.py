@@ -18,7 +18,9 @@ from trunnel.relay.admission import Admission, Admit
 from trunnel.relay.agents import AgentDoor
 from trunnel.relay.attached import AttachedAgents
 from trunnel.relay.authorized import parse_authorized
+from trunnel.relay.lots import Lots
 from trunnel.relay.sessions import AgentSession, Sessions
+from trunnel.relay.taking import DataPlane
 from trunnel.settings.relay import RelaySettings
 from trunnel.transports.base import Peer
 from trunnel.transports.control_stream import ControlStream
@@ -185,7 +187,7 @@ async def front(
     admission = Admission()
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
         attached = AttachedAgents(
-            sessions, settings, relay_id=relay_id, public_port=443, nursery=nursery, on_event=sink
+            sessions, settings, plane=DataPlane(lots=Lots(relay_id)), public_port=443, nursery=nursery, on_event=sink
         )
         door = AgentDoor(
             attached,

@@ -36,6 +36,7 @@ class Recorder:
     agents: list[tuple[Arrival, bytes]] = field(default_factory=list)
     visitors: list[tuple[Arrival, ClientHello, bytes]] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)
+    data_connections: list[tuple[Arrival, bytes]] = field(default_factory=list)
     stay: trio.Event | None = None
     error: Exception | None = None
 
@@ -48,6 +49,12 @@ class Recorder:
         self.visitors.append((arrival, hello, raw))
         await self._leave(arrival, b"visitor")
         await arrival.stream.aclose()  # it is this door's own now
+
+    async def data(self, arrival: Arrival, *, scarce: bool) -> bool:
+        waiting = arrival.consumed or await arrival.stream.receive_some()
+        self.data_connections.append((arrival, bytes(waiting)))
+        await self._leave(arrival, b"scarce" if scarce else b"data")
+        return False
 
     def refused(self, arrival: Arrival, verdict: str) -> None:
         assert len(arrival.stream_id) == 16

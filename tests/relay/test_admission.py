@@ -96,6 +96,17 @@ def test_handshakes_of_one_address_do_not_use_up_anothers() -> None:
     admitted(admission.admit_handshake("192.0.2.2"))
 
 
+def test_unproven_data_connections_are_capped_for_each_address() -> None:
+    """One address cannot fill every handshake's place with them; a place that is given back is free."""
+    admission = Admission(AdmissionLimits(direct_half_open_per_address=2))
+    ticket = admitted(admission.admit_data("192.0.2.1"))
+    admitted(admission.admit_data("192.0.2.1"))
+    assert admission.admit_data("192.0.2.1") == Refuse(RefuseReason.DATA_ADDRESS)
+    admitted(admission.admit_data("192.0.2.2"))
+    ticket.release()
+    admitted(admission.admit_data("192.0.2.1"))
+
+
 def test_challenges_are_capped_for_each_name() -> None:
     """LOAD-04: one name's challenges do not use up another's."""
     admission = Admission(CAPS)

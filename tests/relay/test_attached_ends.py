@@ -83,6 +83,25 @@ async def test_an_agent_that_has_said_goodbye_is_not_waited_for(autojump_clock: 
         assert gone.is_set()
 
 
+async def test_visitors_on_data_connections_outlive_the_last_carrier_of_one_that_said_goodbye(
+    autojump_clock: MockClock,
+) -> None:
+    """They need no carrier; the grace that was said holds for them, and without a carrier no longer than adoption."""
+    async with front() as place:
+        first = await place.call()
+        session = owner(place)
+        gone = place.visitor(session)
+        session.on_direct += 1
+        await first.channel.send(control.Drain(3_600.0))
+        await trio.testing.wait_all_tasks_blocked()
+        await first.lose()
+        await trio.sleep(limits.ADOPTION_TIMEOUT - MOMENT)
+        assert not gone.is_set()
+        await trio.sleep(2 * MOMENT)
+        assert gone.is_set()
+        assert place.story()[2:] == ["over: the agent stopped"]
+
+
 async def test_an_agent_that_stops_with_a_goodbye_is_forgotten_at_once(autojump_clock: MockClock) -> None:
     async with front() as place:
         first = await place.call()

@@ -137,6 +137,7 @@ class Doors:
         await arrival.stream.send_all(b"in")
         async for chunk in arrival.stream:
             await arrival.stream.send_all(chunk)
+    async def data(self, arrival, *, scarce): return False
     def refused(self, arrival, verdict): pass
 
 async def main():

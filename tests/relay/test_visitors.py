@@ -11,6 +11,7 @@ import trunnel
 from tests.relay.house import offering
 from tests.tunnels import PATIENCE, Gate, greet, house, knock, read_to_end
 from trunnel.events import CarrierLost, StreamClosed, VisitorRefused
+from trunnel.settings.agent import DataChoice
 from trunnel.wire.alert import AlertDescription, plaintext_alert
 
 
@@ -36,10 +37,10 @@ async def test_a_session_at_its_limit_refuses_the_next_visitor(tmp_path: Path) -
 
 
 async def test_a_lost_agent_resets_its_visitors_and_no_others(tmp_path: Path) -> None:
-    """Truncation never looks like an end; each visitor leaves a record."""
+    """Truncation never looks like an end; each visitor leaves a record.  Those on data connections live on."""
     lost, kept = Gate(), Gate()
     async with house(tmp_path) as home:
-        first, _ = await home.expose(lost.serve, "first")
+        first, _ = await home.expose(lost.serve, "first", data=DataChoice.SESSION)
         second, _ = await home.expose(kept.serve, "second")
         victim = await home.visit(f"{first.key.key_id}.localhost")
         other = await home.visit(f"{second.key.key_id}.localhost")

@@ -324,7 +324,7 @@ def test_data_session_is_a_choice() -> None:
         ({"pool_size": "0"}, "not a whole number from 1"),
         ({"via": "ftp://proxy"}, "not a proxy that can be used"),
         ({"via": "http://proxy", "transport": "quic"}, "QUIC does not go through it"),
-        ({"data": "direct"}, "not one of: auto, session"),
+        ({"data": "fast"}, "not one of: auto, direct, session"),
         ({"server": ["a.example", "b.example", "a.example"]}, "the same relay is named twice"),
         ({"relay_tofu": True, "relay_strict": True}, "contradict"),
         ({"relay_pin": "abc"}, "not a pin"),

@@ -6,9 +6,14 @@ import json
 import struct
 from collections.abc import Iterable
 
+import msgspec
+
 from tests.wire.three_way import Parsed
 from trunnel.names import KeyId
+from trunnel.settings.agent import DataChoice
 from trunnel.wire.control import (
+    DataPath,
+    Direct,
     Drain,
     Endpoint,
     Endpoints,
@@ -40,15 +45,19 @@ WELCOME = Welcome(
     endpoints=[ENDPOINT],
     limits=LIMITS,
 )
+DIRECT = Direct(secret="0123456789abcdef" * 4, parked=64)
 SAMPLES: list[Message] = [
     HELLO,
     JOINING,
     WELCOME,
+    msgspec.structs.replace(HELLO, data=DataChoice.AUTO),
+    msgspec.structs.replace(WELCOME, direct=DIRECT),
     Rejected("overloaded", "Too many agents.", 5.0),
     Rejected("unauthorized", "Unknown key."),
     Ping(0),
     Pong(2**53 - 1),
     Probe(1),
+    Probe(2, DataPath.DIRECT),
     Probed(1),
     Probed(2**53 - 1, "It came back changed."),
     Drain(30.0, "Restart."),

@@ -11,8 +11,10 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from rich.pretty import pretty_repr
 
 from tests.wire.control_cases import (
+    DIRECT,
     ENDPOINT,
     HELLO,
     INSTANCE,
@@ -28,6 +30,7 @@ from tests.wire.control_cases import (
 from tests.wire.three_way import check_refused
 from trunnel.errors import LocalProtocolError, RejectCode, RemoteProtocolError
 from trunnel.names import HOSTNAME_MAX
+from trunnel.settings.agent import DataChoice
 from trunnel.settings.limits import (
     CONTROL_ENDPOINTS_MAX,
     CONTROL_LIST_MAX,
@@ -39,6 +42,7 @@ from trunnel.settings.limits import (
 from trunnel.wire.control import (
     PROTOCOL_VERSION,
     TRANSITIONS,
+    DataPath,
     Drain,
     Endpoint,
     Endpoints,
@@ -49,6 +53,7 @@ from trunnel.wire.control import (
     Probe,
     Probed,
     Rejected,
+    Welcome,
     advance_untrusted,
     pick_version,
     printable,
@@ -82,6 +87,8 @@ from trunnel.wire.control_codec import encode
         (HELLO, {"session": "a\n"}),
         (HELLO, {"alone": None}),
         (HELLO, {"alone": 0}),
+        (HELLO, {"data": "fast"}),
+        (HELLO, {"data": None}),
         (WELCOME, {"version": 0}),
         (WELCOME, {"session": ""}),
         (WELCOME, {"session": "a b"}),
@@ -106,12 +113,19 @@ from trunnel.wire.control_codec import encode
         (WELCOME, {"limits": {**msgspec.to_builtins(LIMITS), "dead_after": CONTROL_SECONDS_MAX + 1}}),
         (WELCOME, {"limits": {**msgspec.to_builtins(LIMITS), "streams": 0}}),
         (WELCOME, {"limits": {}}),
+        (WELCOME, {"direct": {}}),
+        (WELCOME, {"direct": {"secret": DIRECT.secret}}),
+        (WELCOME, {"direct": {"secret": DIRECT.secret[1:], "parked": 1}}),
+        (WELCOME, {"direct": {"secret": DIRECT.secret.upper(), "parked": 1}}),
+        (WELCOME, {"direct": {"secret": DIRECT.secret + "\n", "parked": 1}}),
+        (WELCOME, {"direct": {"secret": DIRECT.secret, "parked": 0}}),
         (Rejected("overloaded", ""), {"code": "Not a word"}),
         (Rejected("overloaded", ""), {"code": ""}),
         (Rejected("overloaded", ""), {"reason": "x" * (CONTROL_TEXT_MAX + 1)}),
         (Drain(1.0), {"grace": -0.1}),
         (Drain(1.0), {"grace": CONTROL_SECONDS_MAX + 1}),
         (Probe(1), {"id": -1}),
+        (Probe(1), {"path": "auto"}),
         (Probed(1), {"id": None}),
         (Probed(1), {"failure": "x" * (CONTROL_TEXT_MAX + 1)}),
         (Probed(1), {"failure": "\x1b[2J"}),
@@ -128,7 +142,11 @@ def test_values_at_their_limits_are_fine_and_fit() -> None:
     longest = ".".join(["a" * 63] * 3 + ["a" * (HOSTNAME_MAX - 192)])
     endpoints = [Endpoint(longest, f"https://{longest}:65535")] * CONTROL_ENDPOINTS_MAX
     welcome = msgspec.structs.replace(
-        WELCOME, label="\U0001f600" * CONTROL_TEXT_MAX, suffixes=[longest] * CONTROL_LIST_MAX, endpoints=endpoints
+        WELCOME,
+        label="\U0001f600" * CONTROL_TEXT_MAX,
+        suffixes=[longest] * CONTROL_LIST_MAX,
+        endpoints=endpoints,
+        direct=DIRECT,
     )
     assert decode(encode(welcome)) == welcome
 
@@ -156,7 +174,27 @@ def test_a_hello_of_before_there_were_sessions_to_join_asks_for_a_new_one() -> N
     body = {"kind": "hello", "versions": [1], "instance": INSTANCE, "agent": "0.1.0"}
     hello = decode(frame(json.dumps(body)))
     assert isinstance(hello, Hello)
-    assert (hello.session, hello.alone) == (None, False)
+    assert (hello.session, hello.alone, hello.data) == (None, False, DataChoice.SESSION)
+
+
+def test_a_peer_of_before_there_were_data_connections_stays_inside_the_session() -> None:
+    body = msgspec.to_builtins(WELCOME)
+    del body["direct"]
+    welcome = decode(frame(json.dumps(body)))
+    assert isinstance(welcome, Welcome)
+    assert welcome.direct is None
+    assert decode(frame('{"kind":"probe","id":1}')) == Probe(1, DataPath.SESSION)
+
+
+def test_the_secret_of_data_connections_is_sent_and_never_shown() -> None:
+    welcome = msgspec.structs.replace(WELCOME, direct=DIRECT)
+    received = decode(encode(welcome))
+    assert isinstance(received, Welcome)
+    assert received.direct is not None
+    assert received.direct.key == bytes.fromhex(DIRECT.secret)
+    for shown in (repr(received), f"{received.direct}", pretty_repr(received), pretty_repr(received.direct)):
+        assert DIRECT.secret[:8] not in shown
+        assert "64" in shown
 
 
 def test_wrong_arguments_are_value_errors() -> None:

@@ -11,11 +11,15 @@ from itertools import groupby
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from trunnel import names
 from trunnel.errors import ErrorCode, RejectCode, RemoteProtocolError
 from trunnel.names import KeyId
 from trunnel.settings import limits
+from trunnel.transports.direct import Seal
+from trunnel.wire import direct
 from trunnel.wire.control import (
     TRANSITIONS,
     Drain,
@@ -33,7 +37,7 @@ from trunnel.wire.control_codec import ControlDecoder, encode
 from trunnel.wire.proxyprotocol import ProxyHeader, ProxyParser, StreamKind, TlvType, encode_v2, read_preface_untrusted
 
 TEXT = resources.files("trunnel.wire").joinpath("PROTOCOL.md").read_text("utf-8")
-LINES_MAX = 400
+LINES_MAX = 500
 MESSAGES: dict[str, type[Message]] = {
     str(message.__struct_config__.tag): message
     for message in (Hello, Welcome, Rejected, Ping, Pong, Probe, Probed, Drain, Endpoints)
@@ -126,6 +130,32 @@ def parse(vector: Vector) -> ProxyHeader:
     return header
 
 
+def run_direct(vector: Vector) -> None:
+    """An exchange is ours to the byte, and its keys are those of another HKDF."""
+    raw = {name: bytes.fromhex(vector[name]) for name in ("secret", "nonce-a", "nonce-r", "preface", "header")}
+    preface = direct.Preface(
+        direct.relay_digest(KeyId.parse(vector["relay"])), direct.session_tag(vector["session"]), raw["nonce-a"]
+    )
+    assert preface.encode() == raw["preface"]
+    keys = direct.DirectKeys.derive(raw["secret"], raw["nonce-a"], raw["nonce-r"])
+    for label in (direct.MAC_AGENT, direct.MAC_RELAY, direct.SEAL_AGENT, direct.SEAL_RELAY):
+        hkdf = HKDF(SHA256(), 32, salt=raw["nonce-a"] + raw["nonce-r"], info=b"trunnel direct 1" + label)
+        assert hkdf.derive(raw["secret"]) == getattr(keys, label.decode().replace(" ", "_"))
+    challenge = keys.challenge(raw["preface"], raw["nonce-r"])
+    assert challenge.hex() == vector["challenge"]
+    assert keys.proof(raw["preface"], challenge).hex() == vector["proof"]
+    sealed = Seal(keys.seal_relay, direct.SEAL_RELAY).seal(raw["header"])
+    assert (direct.sealed_length(raw["header"]) + sealed).hex() == vector["taken"]
+    answer = bytes([int(vector["answer"])])
+    assert Seal(keys.seal_agent, direct.SEAL_AGENT).seal(answer).hex() == vector["answered"]
+
+
+def run_direct_refused(vector: Vector) -> None:
+    """The bytes are no preface of ours."""
+    with pytest.raises(RemoteProtocolError):
+        direct.read_preface_untrusted(bytes.fromhex(vector["preface"]))
+
+
 RUNNERS: dict[str, Callable[[Vector], None]] = {
     "key-id": run_key_id,
     "control": run_control,
@@ -133,6 +163,8 @@ RUNNERS: dict[str, Callable[[Vector], None]] = {
     "preface": run_preface,
     "preface-refused": run_preface_refused,
     "checksum": run_checksum,
+    "direct": run_direct,
+    "direct-refused": run_direct_refused,
 }
 
 
@@ -186,6 +218,24 @@ def test_the_table_of_codes_is_the_enumeration() -> None:
     assert table == {code.name: int(code) for code in ErrorCode}
 
 
+def test_the_tables_of_data_connections_are_the_enumerations() -> None:
+    refusals = {name: int(status) for status, name, _ in rows("status", "name", "meaning")}
+    assert refusals == {refusal.name: int(refusal) for refusal in direct.Refusal}
+    answers = {(name, int(number), code) for number, name, code in rows("answer", "name", "in a session")}
+    assert answers == {(answer.name, int(answer), answer.code.name) for answer in direct.Answer}
+
+
+def test_the_sizes_of_data_connections_are_those_of_the_code() -> None:
+    stated = re.findall(r"(\d+), the (preface|challenge|proof)\b", TEXT)
+    stated += [(size, "answer") for size in re.findall(r"sealed answer (\d+)", TEXT)]
+    assert {name: int(size) for size, name in stated} == {
+        "preface": direct.PREFACE_SIZE,
+        "challenge": direct.CHALLENGE_SIZE,
+        "proof": direct.PROOF_SIZE,
+        "answer": direct.ANSWER_SIZE,
+    }
+
+
 def test_the_table_of_tlvs_is_the_enumeration() -> None:
     table = {name: int(code, 16) for code, name, *_ in rows("TLV", "name", "value", "meaning")}
     assert table == {name: TlvType[name] for name in table}
@@ -209,6 +259,7 @@ def test_every_attack_has_a_limit() -> None:
 def test_names_in_capitals_exist() -> None:
     """What the text refers to is a limit, a code, or a word of HTTP/2, QUIC, TLS or PROXY."""
     ours = {*vars(limits), *(code.name for code in ErrorCode), *(tlv.name for tlv in TlvType)}
+    ours |= {refusal.name for refusal in direct.Refusal}
     foreign = {"END_STREAM", "RST_STREAM", "WINDOW_UPDATE", "AF_UNSPEC"}
     foreign |= {"CONNECTION_CLOSE", "MAX_DATA", "MAX_STREAM_DATA", "RESET_STREAM", "STOP_SENDING"}
     foreign |= {"STOP_SENDING", "RESET_STREAM", "CONNECTION_CLOSE", "MAX_STREAM_DATA", "MAX_DATA"}

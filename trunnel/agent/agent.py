@@ -2,7 +2,8 @@
 
     key, leaf, origin ┐
     resolver, choices ┼→ Supervisor for each relay, all in one nursery
-    clocks, addresses ┘    one that is dead, or refuses, disturbs no other
+    clocks, addresses │    one that is dead, or refuses, disturbs no other
+    pump's workers    ┘
 
 The agent ends when it is drained, cancelled, or when no supervisor is left;
 then the first final reason is raised.
@@ -23,6 +24,7 @@ from trunnel.agent.dial import Dialler
 from trunnel.agent.origin import Origin
 from trunnel.agent.reach import Reach
 from trunnel.agent.resolve import Resolver
+from trunnel.agent.road import wanted_of
 from trunnel.agent.served import Served
 from trunnel.agent.supervisor import Supervisor
 from trunnel.agent.visitor import StreamHandler
@@ -35,6 +37,7 @@ from trunnel.identity.keys import IdentityKey, link_certificate
 from trunnel.identity.knownrelays import KnownRelays
 from trunnel.identity.trust import TrustPolicy
 from trunnel.names import Target
+from trunnel.pump import open_workers
 from trunnel.settings.agent import AgentSettings
 from trunnel.streams.nursery import bare_nursery
 from trunnel.version import VERSION
@@ -58,7 +61,7 @@ class Agent:
         self._target = str(origin) if isinstance(origin, Target) else "this program"
         self._drain_reason: str | None = None
         self._drain = trio.Event()
-        served = Served(
+        self._served = served = Served(
             settings,
             LeafStore(settings.state_dir / "leaf" / key.key_id.short, key),
             origin=Origin(origin, connect_timeout=settings.origin_connect_timeout, events=on_event)
@@ -93,7 +96,7 @@ class Agent:
         """
         self._on_event(Starting(agent_id=self.key.key_id.value, target=self._target))
         failures: list[TrunnelError] = []
-        async with bare_nursery() as nursery:
+        async with open_workers(wait=False) as self._served.workers, bare_nursery() as nursery:
             nursery.start_soon(self._end_when_drained, nursery.cancel_scope)
             nursery.start_soon(watch_clock, self._woke)
             async with trio.open_nursery() as supervising:
@@ -152,6 +155,7 @@ def _hello(settings: AgentSettings) -> control.Hello:
         share=settings.share,
         name=settings.name,
         where=control.printable(socket.gethostname()),
+        data=wanted_of(settings),
     )
 
 

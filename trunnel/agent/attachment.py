@@ -22,7 +22,8 @@ import msgspec
 import trio
 
 from trunnel.agent.dial import Carrier, open_carrier
-from trunnel.agent.forward import Forwarding, Visits, forward_stream
+from trunnel.agent.forward import InSession, forward_stream
+from trunnel.agent.visit import Forwarding, Visits
 from trunnel.errors import ErrorCode, LocalProtocolError, Rejected, RemoteProtocolError, SessionClosed
 from trunnel.settings import limits
 from trunnel.streams.nursery import bare_nursery
@@ -49,7 +50,7 @@ class Attached:
 @final
 @dataclass(slots=True, eq=False)
 class _Probe:
-    """The last probe that we asked for."""
+    """A probe that we asked for."""
 
     number: int
     answered: trio.Event = field(default_factory=trio.Event)
@@ -71,7 +72,7 @@ class Attachment:
         self.relay_drains = trio.Event()
         """Set when the relay has said that it is about to stop."""
         self.visits = Visits()
-        """The visitors who are being served."""
+        """The visitors who are being served inside the session."""
         self._hello = hello
         self._nursery = nursery
         self._window_max = window_max
@@ -80,7 +81,8 @@ class Attachment:
         self._streams = 0  # of visitors and canaries that are open
         self._idle = trio.Event()  # replaced whenever one comes
         self._rejected: Rejected | None = None
-        self._probe = _Probe(0)
+        self._probes: dict[control.DataPath, _Probe] = {}  # the last on each road
+        self._probes_sent = 0
 
     @property
     def welcome(self) -> control.Welcome:
@@ -175,13 +177,14 @@ class Attachment:
         """Take note that the present `endpoints` are known: `wait_changed` waits for the next change."""
         self._endpoints_changed = trio.Event()
 
-    async def probe(self) -> str:
-        """Have the relay send a canary stream; return why it failed, or an empty text.
+    async def probe(self, path: control.DataPath = control.DataPath.SESSION) -> str:
+        """Have the relay send a canary stream by *path*, one at a time; return why it failed, or an empty text.
 
         Cancellation: no effect.
         """
-        self._probe = asked = _Probe(self._probe.number + 1)
-        if not self._post(control.Probe(asked.number)):
+        self._probes_sent += 1
+        self._probes[path] = asked = _Probe(self._probes_sent)
+        if not self._post(control.Probe(asked.number, path)):
             return "no carrier"
         with trio.move_on_after(limits.CANARY_TIMEOUT + limits.CLOSE_TIMEOUT):
             await self._wait_unless_closed(asked.answered)
@@ -226,7 +229,7 @@ class Attachment:
 
     async def _visitor(self, stream: Stream, forwarding: Forwarding) -> None:
         try:
-            await forward_stream(stream, forwarding)
+            await forward_stream(InSession(stream), forwarding)
         finally:
             self._streams -= 1
             if not self._streams:
@@ -261,9 +264,10 @@ class Attachment:
             link.abort(f"control: {exc.reason}", code=ErrorCode.PROTOCOL_ERROR)
 
     def _take_probed(self, number: int, failure: str) -> None:
-        if number == self._probe.number and not self._probe.answered.is_set():
-            self._probe.failure = failure
-            self._probe.answered.set()
+        for asked in self._probes.values():
+            if asked.number == number and not asked.answered.is_set():
+                asked.failure = failure
+                asked.answered.set()
 
     async def _heartbeat(self, attached: Attached) -> None:
         """Ping the relay's control task; one that has stopped answering is as good as dead."""

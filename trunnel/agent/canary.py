@@ -5,6 +5,9 @@ and delivers none, a relay that places no streams.  So the relay is asked for a
 canary stream (`Attachment.probe`), which goes the way of visitors' streams,
 before "ready" is said, and every `CANARY_INTERVAL` after that.  A session whose
 canaries fail is ended, and the supervisor makes a new one.
+
+These take the road inside the session; those on data connections are sent by
+`direct`, and `send_canary` is what both have in common.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from trunnel.agent.attachment import Attachment
 from trunnel.errors import ErrorCode, SessionClosed
 from trunnel.events import Canary, EventSink
 from trunnel.settings import limits
+from trunnel.wire.control import DataPath
 
 
 async def first_canary(attachment: Attachment, on_event: EventSink, *, relay: str) -> float:
@@ -31,7 +35,7 @@ async def first_canary(attachment: Attachment, on_event: EventSink, *, relay: st
         if trial:
             await trio.sleep(limits.CANARY_RETRY)
         started = trio.current_time()
-        failure = await _send(attachment, on_event, relay)
+        failure = await send_canary(attachment, on_event, relay)
         if attachment.ended is not None:
             raise attachment.ended
         if not failure:
@@ -47,17 +51,20 @@ async def keep_watch(attachment: Attachment, on_event: EventSink, relay: str) ->
     failures = 0
     while attachment.link.closed is None:
         await trio.sleep(limits.CANARY_INTERVAL if not failures else limits.CANARY_RETRY)
-        failure = await _send(attachment, on_event, relay)
+        failure = await send_canary(attachment, on_event, relay)
         failures = failures + 1 if failure else 0
         if failures >= limits.CANARY_FAILURES:
             attachment.link.abort(f"visitors are not served: {failure}", code=ErrorCode.DEADLINE)
 
 
-async def _send(attachment: Attachment, on_event: EventSink, relay: str) -> str:
+async def send_canary(
+    attachment: Attachment, on_event: EventSink, relay: str, path: DataPath = DataPath.SESSION
+) -> str:
+    """Have one canary come by *path* and report it; return why it failed, or an empty text."""
     started = trio.current_time()
-    failure = await attachment.probe()
+    failure = await attachment.probe(path)
     taken = trio.current_time() - started
     if attachment.ended is None:  # else the end is what there is to say
         rtt_ms = None if failure else round(taken * 1000, 1)
-        on_event(Canary(ok=not failure, rtt_ms=rtt_ms, failure=failure, relay=relay))
+        on_event(Canary(ok=not failure, rtt_ms=rtt_ms, failure=failure, relay=relay, path=path.value))
     return failure

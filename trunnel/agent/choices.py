@@ -1,4 +1,4 @@
-"""What worked, for each relay and network: the file behind `transports.selection`.
+"""What worked, for each relay and network: the file behind `transports.selection`, and of data connections.
 
 One JSON document in the state folder:
 
@@ -21,7 +21,7 @@ import logging
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Final, final
+from typing import Annotated, Final, Literal, final
 
 import msgspec
 
@@ -33,6 +33,11 @@ from trunnel.settings import limits
 from trunnel.transports.selection import Remembered, TransportKind, Trial
 
 logger = logging.getLogger(__name__)
+
+DIRECT: Final = "direct"
+"""Data connections, in the place of a transport."""
+Way = Literal["quic", "h2", "yamux", "direct"]
+"""What is tried: the values of `TransportKind`, and `DIRECT`."""
 
 _FAILURES_MAX: Final = 1_000
 """Failures in a row that are counted; the interval has long stopped growing."""
@@ -46,7 +51,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The relay as it is dialled, `HOST:PORT`."""
     network: str
     """`network.fingerprint` at that time."""
-    transport: TransportKind
+    transport: Way
     """What was tried."""
     worked: bool
     """Whether a session came of it."""
@@ -54,9 +59,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """When."""
     failures: Annotated[int, msgspec.Meta(ge=0, le=_FAILURES_MAX)] = 0
     """Trials in a row that failed."""
+    reason: str = ""
+    """Why the last one failed, for people; empty if it did not, or nobody said."""
 
     @property
-    def key(self) -> tuple[str, str, TransportKind]:
+    def key(self) -> tuple[str, str, str]:
         """What there is one outcome of."""
         return (self.server, self.network, self.transport)
 
@@ -79,31 +86,48 @@ class Choices:
     def get(self, server: ServerAddress, network: str, now: datetime) -> Remembered:
         """Return what is known of each transport to *server* from *network*; empty if nothing is."""
         return {
-            outcome.transport: Trial(worked=outcome.worked, at=outcome.at, failures=outcome.failures)
-            for outcome in current(self._read(), now)
-            if (outcome.server, outcome.network) == (str(server), network)
+            TransportKind(outcome.transport): Trial(worked=outcome.worked, at=outcome.at, failures=outcome.failures)
+            for outcome in self._of(server, network, now)
+            if outcome.transport != DIRECT
         }
 
+    def direct(self, server: ServerAddress, network: str, now: datetime) -> Outcome | None:
+        """Return what is known of data connections to *server* from *network*; None if nothing is."""
+        found = (outcome for outcome in self._of(server, network, now) if outcome.transport == DIRECT)
+        return next(found, None)
+
     def note(
-        self, server: ServerAddress, network: str, transport: TransportKind, *, worked: bool, now: datetime
+        self,
+        server: ServerAddress,
+        network: str,
+        transport: TransportKind | Literal["direct"],
+        *,
+        worked: bool,
+        now: datetime,
+        reason: str = "",
     ) -> None:
         """Remember that *transport* to *server* from *network* worked, or did not while another did."""
         try:
             with exclusive(self.path):
                 outcomes = {outcome.key: outcome for outcome in current(self._read(), now)}
-                key = (str(server), network, transport)
+                key = (str(server), network, str(transport))
                 failed_before = outcomes[key].failures if key in outcomes else 0
                 outcomes[key] = Outcome(
                     server=str(server),
                     network=network,
-                    transport=transport,
+                    transport=transport.value if isinstance(transport, TransportKind) else transport,
                     worked=worked,
                     at=now,
                     failures=0 if worked else min(failed_before + 1, _FAILURES_MAX),
+                    reason=reason[: limits.CONTROL_TEXT_MAX],
                 )
                 files.atomic_write(self.path, content_of(outcomes.values()))
         except ConfigError as exc:
             logger.warning("choice_not_remembered", extra={"path": str(self.path), "reason": exc.reason})
+
+    def _of(self, server: ServerAddress, network: str, now: datetime) -> list[Outcome]:
+        wanted = (str(server), network)
+        return [each for each in current(self._read(), now) if (each.server, each.network) == wanted]
 
     def _read(self) -> list[Outcome]:
         try:

@@ -5,6 +5,10 @@
       → is this the relay it should be (`identity.trust`)?   before a byte of ours goes out
       → `Carrier`, which `open_carrier` turns into a session
 
+A data connection (`dial_direct`) goes where the last carrier went: another
+address of the same name may be another relay.  There is no TLS on it; which
+session it is for is proved on it (`transports.direct`).
+
 aioquic is imported when QUIC is dialled: a lean agent starts without it.
 """
 
@@ -19,7 +23,7 @@ import trio
 from cryptography import x509
 from OpenSSL import SSL
 
-from trunnel.agent.eyeballs import Place, connect_any, first_of
+from trunnel.agent.eyeballs import Place, connect_any, connect_one, first_of
 from trunnel.agent.resolve import Resolver
 from trunnel.agent.via import connect_via
 from trunnel.clock import utc_now
@@ -35,6 +39,7 @@ from trunnel.settings.via import ViaAddress
 from trunnel.streams.tls import TlsRole, TlsStream
 from trunnel.transports.alpn import LINK_ALPN_H2, LINK_ALPN_YAMUX
 from trunnel.transports.base import Peer, Session
+from trunnel.transports.direct import DirectLink, DirectTerms, prove
 from trunnel.transports.h2 import open_h2_session
 from trunnel.transports.h2_connection import Role
 from trunnel.transports.selection import TransportKind
@@ -133,6 +138,27 @@ class Dialler:
         return await (
             self._dial_quic(beside_tcp=beside_tcp) if transport is TransportKind.QUIC else self._dial_tcp(transport)
         )
+
+    async def dial_direct(self, terms: DirectTerms) -> DirectLink:
+        """Dial a data connection to the relay and prove it for the session of *terms*.
+
+        Raises:
+            ConnectError: It cannot be had; the text says why.
+
+        Cancellation: nothing stays open.
+        """
+        return await prove(await self._connect_direct(), terms, timeout=limits.DIRECT_PROOF_TIMEOUT)
+
+    async def _connect_direct(self) -> trio.SocketStream:
+        try:
+            with trio.fail_after(limits.DIRECT_DIAL_TIMEOUT):
+                if self.via is not None:
+                    return await connect_via(self.via, self.server, resolver=self._resolver)
+                if self.last_address is None:
+                    raise ConnectError("it is not known yet where the relay is")
+                return await connect_one((self.last_address, self.server.port), narrow=self._narrow)
+        except trio.TooSlowError as exc:
+            raise ConnectError(f"no answer within {limits.DIRECT_DIAL_TIMEOUT:g} s") from exc
 
     async def _dial_tcp(self, transport: TransportKind) -> Carrier:
         stream, place = await self._connect()

@@ -53,10 +53,24 @@ async def connect_any(
 
     Cancellation: no connection is left.
     """
-    connect = partial(_connect, segment=limits.SEGMENT_NARROW if narrow else None)
+    connect = partial(_connect, narrow=narrow)
     stream = await first_of(addresses, connect, discard=_close, delay=delay, timeout=limits.CONNECT_TIMEOUT)
     tune_socket(stream.socket)
     return stream
+
+
+async def connect_one(place: Place, *, narrow: bool = False) -> trio.SocketStream:
+    """Connect to *place* and nowhere else; the socket has trio's options.  The caller bounds the time.
+
+    Raises:
+        ConnectError: It does not answer; the text says why.
+
+    Cancellation: no connection is left.
+    """
+    try:
+        return await _connect(place, narrow=narrow)
+    except OSError as exc:
+        raise ConnectError(f"{_reason(exc)} ({ServerAddress(*place)})") from exc
 
 
 async def first_of(
@@ -136,12 +150,12 @@ def _close(stream: trio.SocketStream) -> None:
     stream.socket.close()
 
 
-async def _connect(place: Place, *, segment: int | None) -> trio.SocketStream:
+async def _connect(place: Place, *, narrow: bool) -> trio.SocketStream:
     """Connect to one address; raises OSError."""
     sock = trio.socket.socket(trio.socket.AF_INET6 if ":" in place[0] else trio.socket.AF_INET)
     try:
-        if segment is not None and capabilities.HAS_TCP_MAXSEG:
-            sock.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_MAXSEG, segment)
+        if narrow and capabilities.HAS_TCP_MAXSEG:
+            sock.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_MAXSEG, limits.SEGMENT_NARROW)
         await sock.connect(place)
     except BaseException:
         sock.close()

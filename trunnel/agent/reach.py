@@ -15,7 +15,7 @@ from typing import Final, final
 
 import trio
 
-from trunnel.agent.choices import Choices
+from trunnel.agent.choices import DIRECT, Choices, Outcome
 from trunnel.agent.dial import Carrier, Dialler
 from trunnel.agent.network import fingerprint
 from trunnel.clock import utc_now
@@ -99,6 +99,19 @@ class Reach:
                 self.choices.note(self.server, network, kind, worked=worked, now=utc_now())
 
         await trio.to_thread.run_sync(write)
+
+    async def note_direct(self, failure: str) -> None:
+        """Remember whether data connections worked on this network (an empty text), or why they did not."""
+
+        def write() -> None:
+            worked, now = not failure, utc_now()
+            self.choices.note(self.server, fingerprint(), DIRECT, worked=worked, now=now, reason=failure)
+
+        await trio.to_thread.run_sync(write)
+
+    async def recall_direct(self) -> Outcome | None:
+        """Return what is remembered of data connections on this network."""
+        return await trio.to_thread.run_sync(lambda: self.choices.direct(self.server, fingerprint(), utc_now()))
 
     async def quic_due(self) -> float:
         """Return the seconds until QUIC may be tried again beside TCP."""

@@ -11,14 +11,15 @@ from typing import final
 
 import trio
 
-from trunnel.agent.forward import Forwarding, Visits
 from trunnel.agent.origin import Origin
 from trunnel.agent.terminate import Terminator
+from trunnel.agent.visit import Forwarding, Visits
 from trunnel.agent.visitor import StreamHandler
 from trunnel.clock import utc_now
 from trunnel.events import EventSink
 from trunnel.identity.certstore import Leaf, LeafStore
 from trunnel.names import Hostname, ServerAddress
+from trunnel.pump import Workers
 from trunnel.settings.agent import AgentSettings
 
 
@@ -35,6 +36,8 @@ class Served:
         """Ends the visitors' TLS; None passes it through, or nothing is served yet."""
         self.on_event = on_event
         """Where the agent's events go."""
+        self.workers: Workers | None = None
+        """Who may move bytes between plain sockets; the owner of the agent's nursery sets it."""
         self._settings = settings
         self._leaves = leaves
         self._origin = origin
@@ -52,7 +55,7 @@ class Served:
         await self._leaf_changed.wait()
 
     def forwarding(self, visits: Visits) -> Forwarding:
-        """Return what `forward_stream` needs for the visitors of one session; they are counted in *visits*."""
+        """Return what `forward_stream` needs for visitors of one session and road; they are counted in *visits*."""
         settings = self._settings
         return Forwarding(
             endpoints=self.names,
@@ -63,6 +66,7 @@ class Served:
             idle_timeout=settings.idle_timeout,
             events=self.on_event,
             visits=visits,
+            workers=self.workers,
         )
 
     async def prepare(self, relay: ServerAddress, names: Sequence[Hostname]) -> None:

@@ -1,6 +1,7 @@
 """One relay's supervisor: dial, attach, serve, and again, for ever.
 
     loop: dial (`reach`) → attach → canary → serve visitors → the session ends → wait (`backoff`)
+    beside it: visitors on data connections, which outlive the loss of carriers (`road`)
 
 What ends the loop: `drain`, cancellation, a relay that is not who it should be
 (RelayIdentityError), a refusal that no retry can change (Rejected), and, if no
@@ -19,22 +20,23 @@ the relay keeps the names, and what does not depend on a carrier, for so long.
 from __future__ import annotations
 
 import secrets
-from dataclasses import replace
 from functools import partial
 from typing import Final, final
 
 import msgspec
 import trio
 
+from trunnel.agent.announce import Announcer
 from trunnel.agent.attachment import Attachment, attached
 from trunnel.agent.backoff import Backoff
 from trunnel.agent.canary import first_canary, keep_watch
 from trunnel.agent.carriers import CarrierKeeper
 from trunnel.agent.dial import Carrier
 from trunnel.agent.reach import Reach
+from trunnel.agent.road import Road
 from trunnel.agent.served import Served
 from trunnel.errors import ConfigError, ConnectError, RejectCode, Rejected, SessionClosed
-from trunnel.events import Connected, Connecting, Disconnected, EventSink, Notice, Ready, RejectedByRelay
+from trunnel.events import Connecting, Disconnected, EventSink, Notice, Ready, RejectedByRelay
 from trunnel.names import Hostname, KeyId
 from trunnel.settings import limits
 from trunnel.settings.agent import AgentSettings
@@ -65,20 +67,21 @@ class Supervisor:
         """The present attachment, if any."""
         self.ready = trio.Event()
         """Set when the first visitor could come."""
-        self.ready_events: tuple[Ready, ...] = ()
-        """The public addresses at this relay, the one to show first."""
         self.draining = False
         self._reach = reach
         self._settings = settings
-        self._key_id = key_id
         self._hello = hello
         self._served = served
         self._on_event: EventSink = served.on_event
         self._backoff = Backoff(secrets.SystemRandom())
         self._keeper: CarrierKeeper | None = None
-        self._transport = ""  # what carries the session, as said last
+        self._announcer = Announcer(self.relay, settings, key_id=key_id, served=served)
+        self._road = Road(
+            reach, settings, forwarding=served.forwarding, on_event=served.on_event, changed=self._road_changed
+        )
         self._serving_since: float | None = None
-        self._pursuit = trio.CancelScope()  # all of `run`
+        self._pursuit = trio.CancelScope()  # the loop
+        self._drained = trio.Event()
         self._dialling = trio.CancelScope()
         self._news = trio.Event()  # the network has changed since the last dial began
 
@@ -92,23 +95,41 @@ class Supervisor:
         """The relay's IP address, as dialled last."""
         return self._reach.dialler.last_address
 
+    @property
+    def ready_events(self) -> tuple[Ready, ...]:
+        """The public addresses at this relay, the one to show first."""
+        return self._announcer.ready_events
+
+    @property
+    def road(self) -> Road:
+        """The road of visitors' bytes."""
+        return self._road
+
     async def drain(self, grace: float, reason: str) -> None:
         """Take no more visitors, and let those that are there finish, at most *grace* seconds."""
         self.draining = True
-        if self.attachment is None:
-            self._pursuit.cancel()
-        else:
-            await self.attachment.drain(grace, reason)
+        try:
+            with trio.move_on_after(grace):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._road.drain)
+                    if self.attachment is None:
+                        self._pursuit.cancel()
+                    else:
+                        await self.attachment.drain(grace, reason)
+        finally:
+            self._drained.set()
 
     def network_changed(self) -> None:
         """Take note that the way to the relay has changed."""
         self._hurry()
+        self._road.renew()
         if self._keeper is not None:
             self._keeper.network_changed()
 
     def woke(self) -> None:
         """Take note that the machine has slept."""
         self._hurry()
+        self._road.renew()
         if self._keeper is not None:
             self._keeper.woke()
 
@@ -125,23 +146,31 @@ class Supervisor:
             RelayIdentityError, Rejected, ConnectError, SessionClosed: For good; it was reported.
             ConfigError: A file cannot be used, at the first attempt.
         """
+        async with bare_nursery() as lasting:
+            await lasting.start(self._road.run)
+            with self._pursuit:
+                await self._pursue()
+            if self.draining:
+                await self._drained.wait()
+            lasting.cancel_scope.cancel()
+
+    async def _pursue(self) -> None:
         attempt = 0
-        with self._pursuit:
-            while True:
-                attempt += 1
-                self._on_event(Connecting(relay=self.relay, transport=self._reach.wanted, attempt=attempt))
-                ended = await self._attempt()
-                if self.draining:
-                    return
-                if not ended.retryable:
-                    self._report(ended, None)
-                    raise ended
-                if self._serving_since is not None:
-                    attempt *= not self._backoff.session_lasted(trio.current_time() - self._serving_since)
-                asked = _hint(ended)
-                delay = self._backoff.next_delay(asked)
-                self._report(ended, round(delay, 1))
-                await self._pause(delay, at_least=asked or 0.0)
+        while True:
+            attempt += 1
+            self._on_event(Connecting(relay=self.relay, transport=self._reach.wanted, attempt=attempt))
+            ended = await self._attempt()
+            if self.draining:
+                return
+            if not ended.retryable:
+                self._report(ended, None)
+                raise ended
+            if self._serving_since is not None:
+                attempt *= not self._backoff.session_lasted(trio.current_time() - self._serving_since)
+            asked = _hint(ended)
+            delay = self._backoff.next_delay(asked)
+            self._report(ended, round(delay, 1))
+            await self._pause(delay, at_least=asked or 0.0)
 
     async def _attempt(self) -> Ended:
         """Dial and serve once; return why it ended."""
@@ -217,7 +246,12 @@ class Supervisor:
                 return SessionClosed("the relay gave this agent no address")
             await self._prepare(attachment)
             async with bare_nursery() as nursery:
-                ended = await self._serve(attachment, chosen, nursery)
+                ended: SessionClosed | Rejected = SessionClosed("no visitor could be served")
+                self._road.attach(attachment)
+                try:
+                    ended = await self._serve(attachment, chosen, nursery)
+                finally:
+                    self._road.detach(attachment.ended or ended)
                 with trio.move_on_after(limits.ABORT_FLUSH_TIMEOUT):
                     await attachment.wait_idle()  # what had arrived is delivered, then each visitor is aborted
                 nursery.cancel_scope.cancel()
@@ -236,14 +270,17 @@ class Supervisor:
         try:
             taken = await first_canary(attachment, self._on_event, relay=self.relay)
             self._reach.round_trip = taken / 2
+            await self._road.settle()
             self._serving_since = trio.current_time()
-            self._announce_transport(attachment, chosen.transport.value, chosen.why)
-            self._announce(attachment)
+            self._announcer.transport(attachment, chosen.transport.value, chosen.why)
+            self._announcer.road(self._road.path, self._road.why)
+            self._announcer.addresses(attachment)
+            self.ready.set()
             self._keeper = CarrierKeeper(
                 attachment,
                 self._reach,
                 pool_size=self._settings.pool_size,
-                announce=partial(self._announce_transport, attachment),
+                announce=partial(self._announcer.transport, attachment),
             )
             nursery.start_soon(self._keeper.run)
             nursery.start_soon(keep_watch, attachment, self._on_event, self.relay)
@@ -253,25 +290,16 @@ class Supervisor:
         finally:
             self.attachment = self._keeper = None
 
-    def _announce_transport(self, attachment: Attachment, transport: str, why: str) -> None:
-        self._transport = transport
-        self.ready_events = tuple(replace(event, transport=transport) for event in self.ready_events)
-        self._on_event(
-            Connected(
-                relay=self.relay,
-                relay_id=attachment.link.peer.key_id.value,
-                session=attachment.welcome.session,
-                transport=transport,
-                why=why,
-            )
-        )
+    def _road_changed(self) -> None:
+        if self.attachment is not None and self._serving_since is not None:
+            self._announcer.road(self._road.path, self._road.why)
 
     # --- our public addresses -----------------------------------------------------------------------
 
     async def _prepare(self, attachment: Attachment) -> None:
         """Get ready to serve the endpoints that the relay gave us: names and leaf certificate."""
         attachment.acknowledge_endpoints()
-        names = [Hostname(endpoint.hostname) for endpoint in self._in_order(attachment)]
+        names = [Hostname(endpoint.hostname) for endpoint in self._announcer.in_order(attachment)]
         await self._served.prepare(self._reach.server, names)
 
     async def _follow_endpoints(self, attachment: Attachment) -> SessionClosed | Rejected:
@@ -282,7 +310,7 @@ class Supervisor:
                 if ended is not None:
                     return ended
             await self._prepare(attachment)
-            self._announce_changes(attachment)
+            self._announcer.changed_addresses(attachment)
             with trio.move_on_after(limits.ENDPOINTS_PAUSE):
                 await attachment.link.wait_closed()
 
@@ -290,53 +318,7 @@ class Supervisor:
         """Report our addresses again when the certificate has changed: another relay may have given us names."""
         while True:
             await self._served.wait_leaf_changed()
-            self._announce_changes(attachment)
-
-    def _in_order(self, attachment: Attachment) -> list[control.Endpoint]:
-        """Return the endpoints, those first that the settings ask to show."""
-        wanted = self._settings.name
-        suffix = self._settings.domain_suffix
-
-        def rank(endpoint: control.Endpoint) -> tuple[bool, bool]:
-            label, _, rest = endpoint.hostname.partition(".")
-            return (suffix is not None and rest != suffix.value, wanted is not None and label != wanted)
-
-        return sorted(attachment.endpoints, key=rank)
-
-    def _announce_changes(self, attachment: Attachment) -> None:
-        if self._events_of(attachment) != self.ready_events:
-            self._announce(attachment)
-
-    def _announce(self, attachment: Attachment) -> None:
-        """Report every public address; the first visitor may come."""
-        endpoints = self._in_order(attachment)
-        wanted = self._settings.name
-        if wanted is not None and not any(e.hostname.startswith(f"{wanted}.") for e in endpoints):
-            command = f"trunnel authorize {self._key_id} --name {wanted}"
-            text = f"the relay has not given this agent the name {wanted}; its operator does so with: {command}"
-            self._on_event(Notice(code="name-not-given", text=text))
-        self.ready_events = self._events_of(attachment) or self.ready_events
-        for event in self.ready_events:
-            self._on_event(event)
-        self.ready.set()
-
-    def _events_of(self, attachment: Attachment) -> tuple[Ready, ...]:
-        """Describe every public address, the one to show first."""
-        leaf = self._served.leaf
-        return tuple(
-            Ready(
-                url=endpoint.url,
-                hostname=endpoint.hostname,
-                port=attachment.welcome.public_port,
-                agent_id=self._key_id.value,
-                transport=self._transport,
-                data_path="session",
-                certificate=None if leaf is None else str(leaf.path),
-                fingerprint=None if leaf is None else leaf.fingerprint,
-                relay=self.relay,
-            )
-            for endpoint in self._in_order(attachment)
-        )
+            self._announcer.changed_addresses(attachment)
 
 
 def _outcomes(chosen: Chosen[Carrier]) -> dict[TransportKind, bool]:

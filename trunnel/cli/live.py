@@ -87,7 +87,8 @@ class LivePrinter:
         self._ready: dict[str, events.Ready] = {}  # public addresses, the one to show first
         self._visitors: deque[str] = deque(maxlen=limits.LIVE_VISITORS)
         self._open = self._count = self._bytes_in = self._bytes_out = 0
-        self._canaries: dict[str, tuple[float, events.Canary]] = {}  # the last of each relay, and when it came
+        self._canaries: dict[tuple[str, str], tuple[float, events.Canary]] = {}  # by relay and road; when it came
+        self._roads: dict[str, str] = {}  # why visitors' bytes take the road that they take, by relay
         self._now = now
         self._changed = True
         self._live = Live(
@@ -137,9 +138,10 @@ class LivePrinter:
         facts.add_column(overflow="fold")
         for name, text in (*self._facts.items(), *self._addresses()):
             facts.add_row(name, Text(text, style="bold green" if name == "URL" else ""))
-        for relay, (since, canary) in self._canaries.items():
+        for (relay, path), (since, canary) in self._canaries.items():
             by = f" by {printable(relay)}" if len(self._relays) > 1 else ""
-            facts.add_row("Served", Text(self._served(canary, since) + by, style="" if canary.ok else "bold red"))
+            name = "Served" if path == "session" else "Directly"
+            facts.add_row(name, Text(self._served(canary, since) + by, style="" if canary.ok else "bold red"))
         counts = f"{self._open} now, {self._count} so far, {size(self._bytes_in)} in, {size(self._bytes_out)} out"
         facts.add_row("Visitors", counts)
         return Group(facts, *(Text(f"  {line}", style="dim", overflow="ellipsis") for line in self._visitors))
@@ -150,7 +152,9 @@ class LivePrinter:
         shown = list(self._ready.values())[: limits.LIVE_URLS]
         rows += [("URL", printable(ready.url)) for ready in shown]
         for ready in shown[:1]:
-            rows += [("Data path", f"{ready.transport}, {ready.data_path}"), ("Try", printable(curl_command(ready)))]
+            why = self._roads.get(ready.relay, "")
+            road = f"{ready.transport}, {ready.data_path}" + (f" ({why})" if why else "")
+            rows += [("Data path", printable(road)), ("Try", printable(curl_command(ready)))]
             if ready.fingerprint is not None:
                 rows.append(("SHA-256", ready.fingerprint))
         return rows
@@ -189,7 +193,16 @@ class LivePrinter:
 
     @_note.register
     def _(self, event: events.Canary) -> None:
-        self._canaries[event.relay] = (self._now(), event)
+        self._canaries[event.relay, event.path] = (self._now(), event)
+
+    @_note.register
+    def _(self, event: events.DataPath) -> None:
+        self._roads[event.relay] = "" if event.path == "direct" else first_line(event.why)
+        for url, ready in self._ready.items():
+            if ready.relay == event.relay:
+                self._ready[url] = replace(ready, data_path=event.path)
+        if event.path != "direct":
+            self._canaries.pop((event.relay, "direct"), None)
 
     @_note.register
     def _(self, event: events.OriginState) -> None:
@@ -211,7 +224,8 @@ class LivePrinter:
     @_note.register(events.Disconnected)
     @_note.register(events.RejectedByRelay)
     def _(self, event: events.Disconnected | events.RejectedByRelay) -> None:
-        self._canaries.pop(event.relay, None)
+        for key in [key for key in self._canaries if key[0] == event.relay]:
+            del self._canaries[key]
         self._relays[event.relay] = f"{first_line(event.reason)}; {retry_text(event.retry_in)}"
 
     @_note.register

@@ -14,6 +14,8 @@ from trunnel import events
 from trunnel.cli.lines import printable
 from trunnel.events import Event
 
+_ROADS: Final = {"direct": "directly", "session": "through the session", "none": "nowhere"}
+"""What the roads of visitors' bytes are called."""
 KIB: Final = 1024
 """Bytes in the smallest unit that sizes are shown in."""
 
@@ -57,7 +59,15 @@ def _(event: events.Ready) -> list[str]:
 
 @describe.register
 def _(event: events.Canary) -> list[str]:
-    return [] if event.ok else [printable(f"visitors would not be served now: {event.failure}")]
+    if event.ok:
+        return []
+    which = "visitors" if event.path == "session" else "visitors on data connections"
+    return [printable(f"{which} would not be served now: {event.failure}")]
+
+
+@describe.register
+def _(event: events.DataPath) -> list[str]:
+    return [printable(f"visitors' bytes go {_ROADS.get(event.path, event.path)}: {first_line(event.why)}")]
 
 
 @describe.register

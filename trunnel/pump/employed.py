@@ -32,6 +32,7 @@ _ENDS: Final = {
 _IN_FLIGHT_PAUSE: Final = 0.005
 """Seconds until descriptors are sent again when too many of this user's are in flight."""
 _IN_FLIGHT_TRIES: Final = 20
+_NUMBER_MAX: Final = 2**32 - 1
 
 
 @final
@@ -49,10 +50,14 @@ class Outcome(NamedTuple):
 class Job:
     """One stream in a worker's hands."""
 
-    __slots__ = ("copies", "done", "greeting", "number", "outcome", "refused", "shaken", "started")
+    __slots__ = ("copies", "counted", "done", "greeting", "number", "outcome", "refused", "shaken", "slot", "started")
 
-    def __init__(self, number: int, copies: Sequence[trio.socket.SocketType]) -> None:
+    def __init__(self, number: int, slot: int, copies: Sequence[trio.socket.SocketType]) -> None:
         self.number = number
+        """Its own for ever: an order or a report that comes late never meets another stream."""
+        self.slot = slot
+        self.counted: tuple[int, int] | None = None
+        """Bytes read from the left and from the right, once it is over: the slot may be another's then."""
         self.copies = copies
         """Our descriptors, until the worker has its own."""
         self.started = trio.current_time()
@@ -95,6 +100,7 @@ class Employed:
         self._jobs: dict[int, Job] = {}
         self._credit = trio.Semaphore(limits.PUMP_UNACKNOWLEDGED)
         self._coming = 0  # streams that wait for credit
+        self._latest = 0  # number of the latest stream
 
     @property
     def load(self) -> int:
@@ -126,19 +132,20 @@ class Employed:
         if not self.has_room:
             self._credit.release()
             return None
-        number = self._free.pop()
-        self._counts[2 * number] = self._counts[2 * number + 1] = 0
-        job = self._jobs[number] = Job(number, copies)
+        slot = self._free.pop()
+        self._counts[2 * slot] = self._counts[2 * slot + 1] = 0
+        number = self._latest = self._latest % _NUMBER_MAX + 1
+        job = self._jobs[number] = Job(number, slot, copies)
         sent = False
         try:
-            sent = await self._send(order._replace(stream=number, slot=number), copies)
+            sent = await self._send(order._replace(stream=number, slot=slot), copies)
         finally:
             if not sent:
                 self._close_account(job)
                 self._credit.release()
         if not sent:
             return None
-        counter.elsewhere = lambda: self.counts(number)
+        counter.elsewhere = lambda: self.counts(job)
         return job
 
     async def _take_credit(self) -> None:
@@ -170,18 +177,22 @@ class Employed:
         Cancellation: *origin* was aborted.
         """
         sent = False
-        await self._take_credit()
+        try:
+            await self._take_credit()
+        except trio.Cancelled:
+            abort_socket(origin)
+            raise
         job.copies = (origin,)
         try:
             sent = not job.done.is_set() and await self._send(
-                order._replace(stream=job.number, slot=job.number), job.copies
+                order._replace(stream=job.number, slot=job.slot), job.copies
             )
         finally:
             if not sent:
                 self._credit.release()
                 abort_socket(origin)
                 job.copies = ()
-        counter.elsewhere = lambda: self.counts(job.number)
+        counter.elsewhere = lambda: self.counts(job)
 
     def post(self, order: Order) -> None:
         """Give an order that concerns no stream; without room in the channel the worker is stuck, and killed."""
@@ -212,9 +223,9 @@ class Employed:
         if not job.done.is_set():
             self.process.kill()
 
-    def counts(self, number: int) -> tuple[int, int]:
+    def counts(self, job: Job) -> tuple[int, int]:
         """Return the bytes read from the left and from the right of a stream so far."""
-        return self._counts[2 * number], self._counts[2 * number + 1]
+        return job.counted or (self._counts[2 * job.slot], self._counts[2 * job.slot + 1])
 
     # --- the worker's task --------------------------------------------------------------------------
 
@@ -240,11 +251,12 @@ class Employed:
 
     def _take_report(self, report: Report) -> None:
         job = self._jobs.get(report.stream)
-        if job is None:
+        if report.news is News.TAKEN:
+            self._credit.release()
+        if job is None:  # its visitor had gone before it was joined to an origin
             return
         if report.news is News.TAKEN:
             job.close_copies()
-            self._credit.release()
         elif report.news is News.REFUSED:
             self._credit.release()
             job.refused = True
@@ -255,6 +267,9 @@ class Employed:
         elif report.news is News.DONE:
             reason = report.text.decode(errors="backslashreplace")
             job.outcome = Outcome(_ENDS[report.left], _ENDS[report.right], report.seconds, reason)
+            for sock in job.copies:  # of an origin that came too late
+                abort_socket(sock)
+            job.copies = ()
             self._close_account(job)
 
     def _lose(self, job: Job) -> None:
@@ -269,6 +284,7 @@ class Employed:
 
     def _close_account(self, job: Job) -> None:
         if self._jobs.pop(job.number, None) is not None:
-            self._free.append(job.number)
+            job.counted = self.counts(job)
+            self._free.append(job.slot)
         job.shaken.set()
         job.done.set()

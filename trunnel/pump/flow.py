@@ -40,6 +40,7 @@ class Flow:
     """One direction."""
 
     __slots__ = (
+        "_bounded",
         "_bulk",
         "_chunk",
         "_held",
@@ -67,6 +68,7 @@ class Flow:
         self._splices = pipes is not None
         self._chunk = SMALL if pipes is not None else LARGE
         self._bulk = False
+        self._bounded = False
         self._pipe: Pipe | None = None
         self._in_pipe = 0
         self._held = b""
@@ -120,6 +122,9 @@ class Flow:
         self.count += len(chunk)
         if not self._deliver(chunk) or len(chunk) < SMALL:
             return False
+        if not self._bounded:
+            self._bounded = True
+            self.source.bound()
         self._bulk = self._splices
         return True
 
@@ -168,7 +173,10 @@ class Flow:
     def push(self) -> bool:
         """Deliver what was kept, then move more; return whether there may be more at once."""
         if self._pipe is not None:
+            before = self._in_pipe
             delivered = self._empty_pipe()
+            if self._in_pipe != before:
+                self.stream.moved(self)  # a slow reader is not an idle one
         elif self._held:
             delivered = self._deliver(self._held)
             self.stream.moved(self)

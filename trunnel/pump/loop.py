@@ -112,7 +112,7 @@ class Loop:
         self._leaves = leaves
         self._streams: dict[int, Stream] = {}
         self._sides: dict[int, tuple[Side, Stream]] = {}
-        self._eager: list[tuple[Inflow, Stream]] = []
+        self._eager: dict[Inflow, Stream] = {}
         self._settling: list[Stream] = []
         self._reports = [Report(News.HIRED, left_bytes=capacity)]
         self._now = time.monotonic()
@@ -137,7 +137,7 @@ class Loop:
         """Wait, and serve whoever is ready."""
         ready = self._epoll.poll(self._patience(), _EVENTS)
         self._now = time.monotonic()
-        eager, self._eager = self._eager, []
+        eager, self._eager = self._eager, {}
         has_orders = False
         sides = self._sides
         for fd, event in ready:
@@ -147,13 +147,13 @@ class Loop:
                 continue
             side, stream = entry
             if event & _WRITES and side.outward.push():
-                self._eager.append((side.outward, stream))
+                self._eager[side.outward] = stream
             if (event & _READS or side.crossed) and side.inward.pull():
-                self._eager.append((side.inward, stream))
+                self._eager[side.inward] = stream
             self._after(stream)
-        for flow, stream in eager:
+        for flow, stream in eager.items():
             if flow.pull():
-                self._eager.append((flow, stream))
+                self._eager[flow] = stream
             self._after(stream)
         if has_orders:
             self._take_orders()

@@ -102,8 +102,8 @@ class Pumped:
     def moved(self, flow: Flow) -> None:
         """Take note that *flow* has moved bytes."""
         self._last = self._clock()
-        if flow is self._answerer:
-            self._answered = True
+        if flow is self._answerer and not self._answered:
+            self._answered = self.hurries = True  # the idle deadline may be the nearer one
         self._counts[self._slot + (flow is self._flows[1])] = flow.count
 
     def source_ended(self, flow: Flow) -> None:

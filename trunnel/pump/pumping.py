@@ -13,6 +13,7 @@ import trio
 
 from trunnel.pump.result import PumpResult, Way
 from trunnel.pump.supervisor import Workers
+from trunnel.streams.abort import abort_stream
 from trunnel.streams.copy import CopyLimits, Counter, copy_streams
 
 
@@ -46,7 +47,12 @@ async def pump(
     """
     counter = Counter() if counter is None else counter
     if workers is not None and isinstance(left, trio.SocketStream) and isinstance(right, trio.SocketStream):
-        outcome = await workers.move(left.socket, right.socket, limits, counter)
+        try:
+            outcome = await workers.move(left.socket, right.socket, limits, counter)
+        except BaseException:
+            abort_stream(left)
+            abort_stream(right)
+            raise
         if outcome is not None:
             return PumpResult(
                 left_bytes=counter.left_bytes,

@@ -87,7 +87,7 @@ class Workers:
         try:
             await worker.wait(job, job.done)
         finally:
-            counter.settle(worker.counts(job.number))
+            counter.settle(worker.counts(job))
         return None if job.refused else job.outcome
 
     def _least_busy(self) -> Employed | None:

@@ -61,7 +61,7 @@ class Terminated:
             await worker.wait(job, job.done)
         finally:
             await self.abort()
-            counter.settle(worker.counts(job.number))
+            counter.settle(worker.counts(job))
         return PumpResult(
             left_bytes=counter.left_bytes,
             right_bytes=counter.right_bytes,

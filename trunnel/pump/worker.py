@@ -43,13 +43,12 @@ def capacity(pipes: int) -> int:
     if hard != resource.RLIM_INFINITY and soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
-    return (soft - RESERVE - 2 * pipes) // 2
+    return max(0, soft - RESERVE - 2 * pipes) // 2
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.path.insert(
-        0, __file__.rsplit("/", 3)[0]
-    )  # where the package `trunnel` is; the supervisor gives the whole path
+    # where the package `trunnel` is (the supervisor gives the whole path): last, for it holds whatever is installed
+    sys.path.append(__file__.rsplit("/", 3)[0])
     main(sys.argv[1:])

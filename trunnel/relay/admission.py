@@ -41,6 +41,7 @@ class RefuseReason(StrEnum):
     CHALLENGES_NAME = "challenges-per-name"
     HANDSHAKES_TOTAL = "handshakes-total"
     HANDSHAKES_ADDRESS = "handshakes-per-address"
+    DATA_ADDRESS = "data-connections-per-address"
     DESCRIPTORS = "descriptors"
 
 
@@ -68,6 +69,7 @@ class AdmissionLimits:
     challenges_per_name: int = limits.CHALLENGES_PER_NAME
     handshakes_per_address: int = limits.HANDSHAKES_PER_ADDRESS
     handshakes_total: int = limits.HANDSHAKES_TOTAL
+    direct_half_open_per_address: int = limits.DIRECT_HALF_OPEN_PER_ADDRESS
 
 
 @final
@@ -167,6 +169,8 @@ class Admission:
         """Challenges, by name."""
         self.handshakes = Tally()
         """Agents' TLS handshakes."""
+        self.unproven = Tally()
+        """Data connections that have not proven their session."""
 
     def admit_connection(self, host: str) -> Decision:
         """Decide on a connection that was just accepted from *host*, an IP address."""
@@ -202,6 +206,13 @@ class Admission:
         if _is_full(self.handshakes, keys, self.caps.handshakes_per_address):
             return Refuse(RefuseReason.HANDSHAKES_ADDRESS)
         return Admit(Ticket(self.handshakes, keys))
+
+    def admit_data(self, host: str) -> Decision:
+        """Decide on one more data connection from *host* that has proven nothing yet; it is half-open besides."""
+        keys = peer_keys(host)
+        if _is_full(self.unproven, keys, self.caps.direct_half_open_per_address):
+            return Refuse(RefuseReason.DATA_ADDRESS)
+        return Admit(Ticket(self.unproven, keys))
 
 
 def room_for(descriptor: int, limit: int | None) -> Room:

@@ -15,16 +15,20 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, final
 
 import trio
 
 from trunnel.errors import ErrorCode, RemoteProtocolError, SessionClosed
 from trunnel.events import CarrierLost, CarrierOpened, EventSink, SessionEnded, SessionOpened
-from trunnel.names import Hostname, KeyId
+from trunnel.names import Hostname
 from trunnel.relay.canary import run_canary
 from trunnel.relay.sessions import AgentSession, Farewell, Sessions
+from trunnel.relay.taking import DataPlane
 from trunnel.settings import limits
+from trunnel.settings.agent import DataChoice
 from trunnel.settings.relay import RelaySettings
 from trunnel.transports.base import Session
 from trunnel.transports.control_stream import ControlStream
@@ -59,6 +63,13 @@ def _sayable(seconds: float) -> float:
     return min(max(seconds, limits.CONTROL_SECONDS_MIN), limits.CONTROL_SECONDS_MAX)
 
 
+def _direct_of(session: AgentSession) -> control.Direct | None:
+    """Return what the agent is told of data connections."""
+    if session.lot is None:
+        return None
+    return control.Direct(secret=session.lot.terms.secret.hex(), parked=limits.PARKED_MAX)
+
+
 @final
 class AttachedAgents:
     """Runs the sessions of a relay's agents."""
@@ -68,14 +79,14 @@ class AttachedAgents:
         sessions: Sessions,
         settings: RelaySettings,
         *,
-        relay_id: KeyId,
+        plane: DataPlane,
         public_port: int,
         nursery: trio.Nursery,
         on_event: EventSink,
     ) -> None:
         self._sessions = sessions
         self._settings = settings
-        self._relay_id = relay_id
+        self._plane = plane
         self._public_port = public_port
         self._nursery = nursery
         self._on_event = on_event
@@ -117,17 +128,28 @@ class AttachedAgents:
             if refusal is not None:
                 task_status.started(refusal)
                 return
-            self._sessions.attach(session)
-            try:
-                self._report_opened(session, first)
-                task_status.started(session)
-                nursery.start_soon(self._watch_carriers, session)
-                await session.retired.wait()
-                await self._wind_up(session)
-            finally:
-                self._sessions.detach(session)
-                self._report_ended(session)
+            with self._parking(session):
+                self._sessions.attach(session)
+                try:
+                    self._report_opened(session, first)
+                    task_status.started(session)
+                    nursery.start_soon(self._watch_carriers, session)
+                    await session.retired.wait()
+                    await self._wind_up(session)
+                finally:
+                    self._sessions.detach(session)
+                    self._report_ended(session)
             nursery.cancel_scope.cancel()
+
+    @contextmanager
+    def _parking(self, session: AgentSession) -> Iterator[None]:
+        """Let a session that wants data connections have a place for them."""
+        wanted = session.hello.data
+        if not self._settings.direct or wanted is DataChoice.SESSION:
+            yield
+            return
+        with self._plane.lots.open(session.session_id, only=wanted is DataChoice.DIRECT) as session.lot:
+            yield
 
     async def _watch_carriers(self, session: AgentSession) -> None:
         """Retire a session whose last carrier was lost and that nobody adopts."""
@@ -139,7 +161,7 @@ class AttachedAgents:
                 break
             while session.link.carriers:
                 await session.link.wait_carriers_changed()
-            if session.farewell is not None:
+            if session.farewell is not None and not session.on_direct:
                 session.winding_up.deadline = min(
                     session.winding_up.deadline, trio.current_time() + limits.ABORT_FLUSH_TIMEOUT
                 )
@@ -233,16 +255,15 @@ class AttachedAgents:
         self, session: AgentSession, link: Session, channel: ControlStream, nursery: trio.Nursery
     ) -> None:
         """Hear the agent's control messages on one carrier; *nursery* is the carrier's."""
-        probed = trio.Event()  # whether a canary is under way; one at a time is what the protocol allows
-        probed.set()
+        probing: set[control.DataPath] = set()  # one at a time on each path is what the protocol allows
         try:
             while True:
                 match await channel.receive():
                     case control.Ping(id=number):
                         channel.post(control.Pong(number))
-                    case control.Probe(id=number) if probed.is_set():
-                        probed = trio.Event()
-                        nursery.start_soon(self._probe, session, channel, number, probed)
+                    case control.Probe(path=path) as asked if path not in probing:
+                        probing.add(path)
+                        nursery.start_soon(self._probe, session, channel, asked, probing)
                     case control.Drain(grace=grace):
                         self._sessions.routes.release(session)
                         session.retire(Farewell(reason="the agent stopped", grace=grace))
@@ -253,21 +274,24 @@ class AttachedAgents:
         except RemoteProtocolError as exc:
             link.abort(f"control: {exc.reason}", code=ErrorCode.PROTOCOL_ERROR)
 
-    async def _probe(self, session: AgentSession, channel: ControlStream, number: int, probed: trio.Event) -> None:
-        failure = await run_canary(session)
-        channel.post(control.Probed(number, control.printable(failure)))
-        probed.set()
+    async def _probe(
+        self, session: AgentSession, channel: ControlStream, asked: control.Probe, probing: set[control.DataPath]
+    ) -> None:
+        failure = await run_canary(session, asked.path, workers=self._plane.workers)
+        channel.post(control.Probed(asked.id, control.printable(failure)))
+        probing.discard(asked.path)
 
     def _welcome(self, session: AgentSession) -> control.Welcome:
         settings = self._settings
         return control.Welcome(
             version=control.pick_version(session.hello.versions) or control.PROTOCOL_VERSION,
             session=session.session_id,
-            relay=self._relay_id.value,
+            relay=self._plane.lots.relay_id.value,
             label=control.printable(session.label),
             suffixes=[suffix.value for suffix in settings.domain_suffixes],
             public_port=self._public_port,
             endpoints=self._endpoints(session),
+            direct=_direct_of(session),
             limits=control.SessionLimits(
                 streams=settings.streams_per_session,
                 heartbeat=limits.HEARTBEAT,

@@ -1,4 +1,4 @@
-"""The front door: accept, look at the ClientHello, lead to one of two doors.
+"""The front door: accept, look at the first bytes, lead to one of three doors.
 
 Every listener runs through this file, one port for all or a port for each
 role.  A connection's life here:
@@ -6,6 +6,7 @@ role.  A connection's life here:
     accept → half-open ticket → a task of its own → peek → verdict
         ALPN `trunnel-…`          the agents' door, hello still in the kernel
         a host name               the visitors' door, with the bytes of the hello
+        0xF7                      the data door (`parking`): an agent's data connection
         anything else             last words (`farewell`), closed
 
 Rules:
@@ -30,7 +31,7 @@ import errno
 import logging
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol, final
 
@@ -47,6 +48,7 @@ from trunnel.streams.sockets import abort_socket, tune_socket
 from trunnel.transports.alpn import offers_challenge, offers_link
 from trunnel.wire.alert import AlertDescription, plaintext_alert
 from trunnel.wire.clienthello import ClientHello, ClientHelloParser, Verdict
+from trunnel.wire.direct import MAGIC
 
 logger = logging.getLogger(__name__)
 
@@ -114,9 +116,9 @@ class Entrance:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Arrival:
-    """One accepted connection."""
+    """One accepted connection, and what is known of it so far."""
 
     stream: trio.SocketStream
     """The connection; the door owns it."""
@@ -135,8 +137,6 @@ class Arrival:
     """What it turned out to be; VISITORS until its hello is known."""
     consumed: bytes = b""
     """Bytes read ahead where the system cannot peek: the prefix for a TLS handshake."""
-    hello: ClientHello | None = None
-    """Its ClientHello, once known."""
 
 
 class Doors(Protocol):
@@ -150,6 +150,15 @@ class Doors(Protocol):
         """Take a visitor or a challenge (`arrival.role`) over; *raw* is all that was read, hello first.
 
         The door owns the connection once this returns, and may serve it in another task.
+        """
+        ...
+
+    async def data(self, arrival: Arrival, *, scarce: bool) -> bool:
+        """Have a data connection proven and parked; return whether it was taken over, else it is closed.
+
+        Args:
+            arrival: Its first byte is that of a data connection; it waits in the kernel, or is in `consumed`.
+            scarce: Whether descriptors run short.
         """
         ...
 
@@ -264,7 +273,6 @@ class _Ingress:
         """Serve one connection from accept to its end: the task boundary "visitor"."""
         taken_over = False
         try:
-            tune_socket(arrival.stream.socket)
             taken_over = await self._lead(arrival, scarce)
         except Exception:
             logger.exception("connection_failed", extra={"stream": arrival.stream_id, "peer": arrival.peer[0]})
@@ -281,10 +289,14 @@ class _Ingress:
             return False
         peeked, raw = found
         hello = peeked.hello
+        arrival.consumed = peeked.consumed
         if hello is None:
+            if peeked.head[:1] == MAGIC[:1] and Role.AGENTS in self._roles:
+                return await self._doors.data(arrival, scarce=scarce)  # it tunes the socket itself
             await self._refuse(arrival, peeked.verdict, farewell_for(peeked.verdict, peeked.head))
             return False
-        arrival = replace(arrival, hello=hello, role=role_of(hello), consumed=peeked.consumed)
+        arrival.role = role_of(hello)
+        tune_socket(arrival.stream.socket)
         if arrival.role not in self._roles:
             await self._refuse(arrival, "wrong-port", _WRONG_PORT[arrival.role])
         elif arrival.role is Role.AGENTS:

@@ -2,7 +2,8 @@
 
     identity key → TLS context → listeners → nursery:
         ingress (every listener)  → AgentDoor  → sessions → visitors' tasks
-                                  → VisitorDoor ┘
+                                  → VisitorDoor ┘ → pump's workers
+                                  → DataDoor    → lots ┘
         the authorised file's watcher
 
 Stopping (`BoundRelay.drain`): listeners close, agents are told, visitors have
@@ -22,6 +23,7 @@ from trunnel.clock import utc_now
 from trunnel.errors import ConfigError
 from trunnel.events import Draining, EventSink, Listening, VisitorRefused, ignore_events
 from trunnel.names import KeyId
+from trunnel.pump import open_workers
 from trunnel.relay.admission import Admission, AdmissionLimits
 from trunnel.relay.agents import AgentDoor
 from trunnel.relay.attached import AttachedAgents
@@ -29,12 +31,15 @@ from trunnel.relay.authorized import AuthorizedAgents, load_authorized
 from trunnel.relay.authorized_watch import watch_authorized
 from trunnel.relay.credentials import RelayCredentials, load_credentials
 from trunnel.relay.ingress import ALL_ROLES, Arrival, Entrance, Role, serve
+from trunnel.relay.lots import Lots
+from trunnel.relay.parking import DataDoor, room_for_parked
 from trunnel.relay.quic import serve_agents_on_quic
 from trunnel.relay.sessions import Farewell, Sessions
+from trunnel.relay.taking import DataPlane
 from trunnel.relay.visitors import VisitorDoor
 from trunnel.settings import limits
 from trunnel.settings.relay import RelaySettings
-from trunnel.streams.listen import HostPort, open_listeners
+from trunnel.streams.listen import HostPort, descriptor_limit, open_listeners
 from trunnel.streams.udp import UdpSocket, open_udp_sockets
 from trunnel.wire import control
 from trunnel.wire.clienthello import ClientHello
@@ -101,16 +106,21 @@ class BoundRelay:
 
 @final
 class _Doors:
-    """Ties the ingress to the two doors."""
+    """Ties the ingress to the three doors."""
 
-    def __init__(self, agents: AgentDoor, on_event: EventSink) -> None:
-        self._agents = agents
+    def __init__(self, agents: AgentDoor, data: DataDoor, on_event: EventSink) -> None:
+        self.agents = agents
+        self.data_connections = data
         self._on_event = on_event
         self.visitors: VisitorDoor | None = None
 
     async def agent(self, arrival: Arrival) -> None:
         """Serve an agent."""
-        await self._agents.serve(arrival)
+        await self.agents.serve(arrival)
+
+    async def data(self, arrival: Arrival, *, scarce: bool) -> bool:
+        """Park a data connection."""
+        return await self.data_connections.lead(arrival, scarce=scarce)
 
     async def visitor(self, arrival: Arrival, hello: ClientHello, raw: bytes) -> None:
         """Lead a visitor into its session."""
@@ -207,18 +217,14 @@ async def _serve(
     on_event: EventSink,
     task_status: trio.TaskStatus[BoundRelay],
 ) -> None:
-    admission = Admission(
-        AdmissionLimits(
-            half_open_per_address=settings.half_open_per_address,
-            visitors_per_address=settings.visitors_per_address,
-            visitors_total=settings.visitors_total,
-        )
-    )
-    async with trio.open_nursery() as nursery:
+    admission = _admission(settings)
+    lots = Lots(bound.relay_id, room=room_for_parked(descriptor_limit()))
+    count = None if settings.direct else 0  # without direct there are no two sockets to join
+    async with open_workers(count) as workers, trio.open_nursery() as nursery:
         attached = AttachedAgents(
             sessions,
             settings,
-            relay_id=bound.relay_id,
+            plane=DataPlane(lots=lots, workers=workers),
             public_port=settings.public_port or bound.visitors_port,
             nursery=nursery,
             on_event=on_event,
@@ -226,8 +232,10 @@ async def _serve(
         agents = AgentDoor(
             attached, admission, settings, relay_id=bound.relay_id, context=credentials.context, on_event=on_event
         )
-        doors = _Doors(agents, on_event)
-        doors.visitors = VisitorDoor(sessions, admission, settings, on_event=on_event, refused=doors.refused)
+        doors = _Doors(agents, DataDoor(lots, admission), on_event)
+        doors.visitors = VisitorDoor(
+            sessions, admission, settings, workers=workers, on_event=on_event, refused=doors.refused
+        )
 
         def reauthorize(authorized: AuthorizedAgents) -> None:
             for session in sessions.reauthorize(authorized):
@@ -240,19 +248,31 @@ async def _serve(
             await serve(bound.entrances, admission=admission, doors=doors, hello_timeout=settings.hello_timeout)
 
         nursery.start_soon(ingress)
+        nursery.start_soon(doors.data_connections.sweep)
         if bound.udp:
             nursery.start_soon(serve_agents_on_quic, bound.udp, credentials, agents, admission, bound.wait_drain)
         on_event(Listening(agents=bound.agents, visitors=bound.visitors, relay_id=bound.relay_id.value))
         task_status.started(bound)
         await bound.wait_drain()
-        await _drain(bound, agents, sessions, settings.drain_grace, on_event)
+        await _drain(bound, doors, sessions, settings.drain_grace, on_event)
         nursery.cancel_scope.cancel()
 
 
-async def _drain(bound: BoundRelay, agents: AgentDoor, sessions: Sessions, grace: float, on_event: EventSink) -> None:
+def _admission(settings: RelaySettings) -> Admission:
+    """Return the relay's counts, with the caps that can be set."""
+    return Admission(
+        AdmissionLimits(
+            half_open_per_address=settings.half_open_per_address,
+            visitors_per_address=settings.visitors_per_address,
+            visitors_total=settings.visitors_total,
+        )
+    )
+
+
+async def _drain(bound: BoundRelay, doors: _Doors, sessions: Sessions, grace: float, on_event: EventSink) -> None:
     """Stop accepting, tell every agent, and wait for visitors and agents to go."""
     bound.close()
-    agents.draining = True
+    doors.agents.draining = doors.data_connections.draining = True
     deadline = utc_now() + timedelta(seconds=grace)
     on_event(Draining(deadline=deadline.isoformat(timespec="seconds")))
     logger.info("draining", extra={"reason": bound.drain_reason, "sessions": len(sessions)})

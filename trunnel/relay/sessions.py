@@ -26,6 +26,7 @@ import trio
 from trunnel.errors import LocalProtocolError, RejectCode
 from trunnel.names import Hostname, KeyId
 from trunnel.relay.authorized import AuthorizedAgent, AuthorizedAgents
+from trunnel.relay.lots import Lot
 from trunnel.relay.routing import Conflict, RouteTable
 from trunnel.settings import limits
 from trunnel.transports.base import Session
@@ -60,10 +61,14 @@ class AgentSession:
         self.hello = hello
         self.nursery = nursery
         """The session's: every visitor's task lives in it."""
+        self.lot: Lot | None = None
+        """Where its data connections are parked; None if it has none."""
         self.key_id: KeyId = link.peer.key_id
         self.label = ""
         self.visitors = 0
         """Streams of visitors that are open."""
+        self.on_direct = 0
+        """Those of them that need no carrier: they are on data connections."""
         self.farewell: Farewell | None = None
         """Set once, when the session is retired."""
         self.retired = trio.Event()
@@ -110,6 +115,8 @@ class AgentSession:
     def retire(self, farewell: Farewell) -> None:
         """End soon: the shortest grace counts, and the first reason, unless a refusal follows a peaceful one."""
         self.winding_up.deadline = min(self.winding_up.deadline, trio.current_time() + farewell.grace)
+        if self.lot is not None:
+            self.lot.close()  # nobody is led here any more
         if self.farewell is None or (self.farewell.message is None and farewell.message is not None):
             self.farewell = farewell
             self.retired.set()

@@ -1,45 +1,56 @@
 """One visitor's way through the relay: from a routed hello to the "closed" record.
 
 A visitor whose name has an owner becomes a task in that owner's session: when
-the session ends, so does the visitor, and nobody else.  The task opens a
-stream, sends the PROXY header and the hello in one write, and copies until
-both sides have ended.
+the session ends, so does the visitor, and nobody else.  The task finds it a
+road to the agent, sends the PROXY header and the hello in one write, and pumps
+until both sides have ended:
+
+    a data connection, parked or soon to be (`taking`)     where the session has them
+    a stream in the session                                else, for challenges, and when that failed
 
 Nobody is led to a default tenant: a name without an owner gets a TLS alert.
 Which name is used for routing is the name in the preface, read once (SEC-09).
+
+A visitor that has arrived may stay for hours: its task then keeps what the
+closing record needs, and nothing of its hello.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import ExitStack
-from typing import final
+from contextlib import suppress
+from typing import Final, final
 
 import trio
 
 from trunnel.errors import ErrorCode, SessionClosed
 from trunnel.events import EventSink, StreamClosed
 from trunnel.names import Hostname
+from trunnel.pump import Workers, pump
 from trunnel.relay.admission import Admission, Admit, Refuse, Ticket
 from trunnel.relay.farewell import bid_farewell
 from trunnel.relay.ingress import Arrival, Role
 from trunnel.relay.sessions import AgentSession, Sessions
+from trunnel.relay.taking import take
 from trunnel.settings import limits
 from trunnel.settings.relay import RelaySettings
 from trunnel.streams.abort import abort_stream
-from trunnel.streams.copy import CopyLimits, Counter, End, copy_streams
+from trunnel.streams.copy import CopyLimits, Counter, End
 from trunnel.streams.sockets import abort_socket
 from trunnel.transports.base import Stream
 from trunnel.wire.alert import AlertDescription, plaintext_alert
 from trunnel.wire.clienthello import ClientHello
+from trunnel.wire.control import DataPath
+from trunnel.wire.direct import Answer
 from trunnel.wire.proxyprotocol import Address, StreamKind, visitor_preface
 
 logger = logging.getLogger(__name__)
 
 _UNKNOWN = plaintext_alert(AlertDescription.UNRECOGNIZED_NAME)
 _UNAVAILABLE = plaintext_alert(AlertDescription.INTERNAL_ERROR)
-_DATA_PATH = "session"
+_ALERTS: Final = {Answer.UNKNOWN_ENDPOINT: _UNKNOWN}
+"""What a visitor is told whom its agent refuses; all others hear that it is unavailable."""
 
 
 async def open_visit(session: AgentSession, opening: bytes, *, timeout: float) -> Stream:  # noqa: ASYNC109 - the agent's
@@ -67,6 +78,55 @@ async def open_visit(session: AgentSession, opening: bytes, *, timeout: float) -
 
 
 @final
+class _Visit:
+    """One visitor that has been let in."""
+
+    __slots__ = ("alpn", "arrival", "counter", "ends", "first", "name", "opened", "path", "tickets")
+
+    def __init__(self, arrival: Arrival, name: Hostname, hello: ClientHello, first: bytes) -> None:
+        self.arrival = arrival
+        self.name = name
+        self.alpn = hello.alpn[0] if hello.alpn and hello.alpn[0] else None
+        self.first = first  # until it is delivered
+        self.tickets: tuple[Ticket, ...] = ()
+        self.counter = Counter(left_bytes=len(first))
+        self.ends: tuple[End, End] = (End.CANCELLED, End.CANCELLED)
+        self.opened = trio.current_time()
+        self.path = DataPath.SESSION
+
+    @property
+    def is_challenge(self) -> bool:
+        """Whether it checks a certificate instead of visiting."""
+        return self.arrival.role is Role.CHALLENGES
+
+    def header(self) -> bytes:
+        """Return the PROXY header."""
+        return visitor_preface(
+            visitor=Address(*self.arrival.peer),
+            local=Address(*self.arrival.local),
+            authority=self.name,
+            endpoint=self.name,
+            alpn=self.alpn,
+            stream=self.arrival.stream_id,
+            kind=StreamKind.CHALLENGE if self.is_challenge else StreamKind.VISITOR,
+        )
+
+    def closed(self) -> StreamClosed:
+        """Return the closing record."""
+        return StreamClosed(
+            stream=self.arrival.stream_id,
+            visitor=str(Address(*self.arrival.peer)),
+            bytes_in=self.counter.left_bytes,
+            bytes_out=self.counter.right_bytes,
+            seconds=round(trio.current_time() - self.opened, 3),
+            visitor_end=self.ends[0].value,
+            origin_end=self.ends[1].value,
+            data_path=self.path.value,
+            hostname=self.name.value,
+        )
+
+
+@final
 class VisitorDoor:
     """Leads routed visitors into their sessions."""
 
@@ -76,11 +136,13 @@ class VisitorDoor:
         admission: Admission,
         settings: RelaySettings,
         *,
+        workers: Workers | None = None,
         on_event: EventSink,
         refused: Callable[[Arrival, str], None],
     ) -> None:
         self._sessions = sessions
         self._admission = admission
+        self._workers = workers
         self._on_event = on_event
         self._refused = refused
         self._streams_max = settings.streams_per_session
@@ -114,8 +176,10 @@ class VisitorDoor:
             self._refused(arrival, tickets)
             abort_socket(arrival.stream.socket)
             return
+        visit = _Visit(arrival, name, hello, raw)
+        visit.tickets = tickets
         session.enter()
-        session.nursery.start_soon(self._serve, session, arrival, name, hello, raw, tickets)
+        session.nursery.start_soon(self._serve, session, visit)
 
     def _admit(self, arrival: Arrival, name: Hostname, session: AgentSession) -> tuple[Ticket, ...] | str:
         """Return the visitor's tickets, or the word for why it is refused."""
@@ -132,68 +196,51 @@ class VisitorDoor:
                 return decision.reason.value
         return tickets
 
-    async def _serve(
-        self,
-        session: AgentSession,
-        arrival: Arrival,
-        name: Hostname,
-        hello: ClientHello,
-        raw: bytes,
-        tickets: tuple[Ticket, ...],
-    ) -> None:
+    async def _serve(self, session: AgentSession, visit: _Visit) -> None:
         """Carry one visitor to its end: a task boundary, like the one in `ingress`."""
-        with ExitStack() as stack:
-            for ticket in tickets:
-                stack.enter_context(ticket)
-            stack.callback(session.leave)
-            try:
-                await self._carry(session, arrival, name, hello, raw)
-            except Exception:
-                logger.exception("visitor_failed", extra={"stream": arrival.stream_id, "peer": arrival.peer[0]})
-            finally:
-                abort_socket(arrival.stream.socket)  # no effect on one that was closed in order
-
-    async def _carry(
-        self, session: AgentSession, arrival: Arrival, name: Hostname, hello: ClientHello, raw: bytes
-    ) -> None:
-        challenge = arrival.role is Role.CHALLENGES
-        preface = visitor_preface(
-            visitor=Address(*arrival.peer),
-            local=Address(*arrival.local),
-            authority=name,
-            endpoint=name,
-            alpn=hello.alpn[0] if hello.alpn and hello.alpn[0] else None,
-            stream=arrival.stream_id,
-            kind=StreamKind.CHALLENGE if challenge else StreamKind.VISITOR,
-        )
-        opened = trio.current_time()
-        copy_limits = self._challenge_limits if challenge else self._visitor_limits
         try:
-            stream = await open_visit(session, preface + raw, timeout=copy_limits.first_byte)
-        except (SessionClosed, trio.BrokenResourceError, trio.TooSlowError):
-            self._refused(arrival, "agent-lost")
-            await bid_farewell(arrival.stream, _UNAVAILABLE)
-            return
-        counter, ends = Counter(left_bytes=len(raw)), (End.CANCELLED, End.CANCELLED)
-        try:
-            result = await copy_streams(arrival.stream, stream, copy_limits, counter=counter)
-            ends = result.left_end, result.right_end
+            await self._carry(session, visit)
+        except Exception:
+            arrival = visit.arrival
+            logger.exception("visitor_failed", extra={"stream": arrival.stream_id, "peer": arrival.peer[0]})
         finally:
-            self._report(arrival, name, counter, ends, trio.current_time() - opened)
+            abort_socket(visit.arrival.stream.socket)  # no effect on one that was closed in order
+            session.leave()
+            for ticket in visit.tickets:
+                ticket.release()
 
-    def _report(
-        self, arrival: Arrival, name: Hostname, counter: Counter, ends: tuple[End, End], seconds: float
-    ) -> None:
-        self._on_event(
-            StreamClosed(
-                stream=arrival.stream_id,
-                visitor=str(Address(*arrival.peer)),
-                bytes_in=counter.left_bytes,
-                bytes_out=counter.right_bytes,
-                seconds=round(seconds, 3),
-                visitor_end=ends[0].value,
-                origin_end=ends[1].value,
-                data_path=_DATA_PATH,
-                hostname=name.value,
-            )
-        )
+    async def _carry(self, session: AgentSession, visit: _Visit) -> None:
+        copy_limits = self._challenge_limits if visit.is_challenge else self._visitor_limits
+        road = await self._reach(session, visit, patience=copy_limits.first_byte)
+        if isinstance(road, bytes):
+            await bid_farewell(visit.arrival.stream, road)
+            return
+        visit.first = visit.arrival.consumed = b""
+        on_direct = visit.path is DataPath.DIRECT
+        session.on_direct += on_direct
+        try:
+            result = await pump(visit.arrival.stream, road, copy_limits, counter=visit.counter, workers=self._workers)
+            visit.ends = result.left_end, result.right_end
+        finally:
+            session.on_direct -= on_direct
+            self._on_event(visit.closed())
+
+    async def _reach(
+        self, session: AgentSession, visit: _Visit, *, patience: float
+    ) -> Stream | trio.SocketStream | bytes:
+        """Return the road on which the agent has the visitor's opening, or last words for one that gets no road."""
+        header = visit.header()
+        lot = None if visit.is_challenge else session.lot
+        taken = None if lot is None else await take(lot, header, visit.first, patience=patience)
+        if taken is not None:
+            if taken.answer is Answer.ACCEPTED:
+                visit.path = DataPath.DIRECT
+                return taken.link.stream
+            taken.link.abort()
+            self._refused(visit.arrival, "agent-refused")
+            return _ALERTS.get(taken.answer, _UNAVAILABLE)
+        if lot is None or not lot.only:
+            with suppress(SessionClosed, trio.BrokenResourceError, trio.TooSlowError):
+                return await open_visit(session, header + visit.first, timeout=patience)
+        self._refused(visit.arrival, "agent-lost")
+        return _UNAVAILABLE

@@ -33,6 +33,7 @@ class DataChoice(StrEnum):
     """`--data`: the road of visitors' bytes."""
 
     AUTO = "auto"
+    DIRECT = "direct"
     SESSION = "session"
 
 
@@ -104,6 +105,9 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             problems.append(ConfigError("agent.relay_pin", "choose: a pin (relay_pin) or a CA (relay_ca)"))
         if self.relay_tofu and self.relay_strict:
             problems.append(ConfigError("agent.relay_tofu", "relay_tofu and relay_strict contradict each other"))
+        if self.data is DataChoice.DIRECT and self.proxy_protocol is not None:
+            reason = "nothing vouches for visitors' addresses on data connections: leave out --proxy-protocol, or this"
+            problems.append(ConfigError("agent.data", reason))
         if self.vias and self.transport is TransportChoice.QUIC:
             problems.append(ConfigError("agent.via", "QUIC does not go through it: choose another transport"))
         if not 1 <= self.pool_size <= limits.POOL_SIZE_MAX:

@@ -34,6 +34,8 @@ DIRECT_ANSWER_RTTS: Final = 3
 """Round trips that a taken connection has to answer, if that is longer."""
 DIRECT_TRIES: Final = 2
 """Parked connections that one visitor tries before the session carries it: a dead path is not asked for ever."""
+DIRECT_WAIT: Final = 5.0
+"""Seconds that a visitor of an agent with data connections only (`--data direct`) waits for one to be parked."""
 DIRECT_REST: Final = 10.0
 """Seconds that a session's data path rests once a visitor has had to leave it: the others must not wait, too."""
 DIRECT_RETRY: Final = (1.0, 60.0)

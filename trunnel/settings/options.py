@@ -179,6 +179,7 @@ RELAY_OPTIONS: Final = (
     ),
     AUTHORIZED_AGENTS,
     _switch("quic", "Let agents come over QUIC, on UDP (they may by default).", field="quic", panel=_WHERE),
+    _switch("direct", "Let agents bring data connections (they may by default).", field="direct", panel=_WHERE),
     _switch("open", "Let any agent connect.", field="open", panel=_WHO),
     Option(
         "tls-cert",

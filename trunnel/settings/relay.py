@@ -45,6 +45,8 @@ class RelaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Port that visitors use if it differs from the bound one (behind a port forward)."""
     quic: bool = True
     """Whether agents may come over QUIC: UDP at the agents' port."""
+    direct: bool = True
+    """Whether agents may bring data connections, one for each visitor: over TCP at the agents' port."""
     authorized_agents: Path | None = None
     """File of agents that may connect, one a line: `ID [NAME…] [# label]`."""
     open: bool = False

@@ -284,6 +284,8 @@ class _Copy:
 
     async def _source_ended(self, source: _Side, sink: _Side) -> None:
         """Take *source*'s end of file."""
+        for _ in range(2):  # trio tells a writer of its error a step late: that it met a reset must be known here
+            await trio.lowlevel.checkpoint()
         if source.suspect:
             self._break(source, End.RESET)
             return

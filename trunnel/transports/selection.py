@@ -113,7 +113,7 @@ def plan(
         first=TransportKind.H2,
         second=TransportKind.QUIC,
         head_start=limits.QUIC_LAST_RESORT,
-        why=f"{TransportKind.H2.full_name}: UDP was blocked on this network {_ago(quic.at, now)}",
+        why=f"{TransportKind.H2.full_name}: UDP was blocked on this network {ago(quic.at, now)}",
     )
 
 
@@ -158,7 +158,8 @@ def _one_line(text: str) -> str:
     return text.partition("\n")[0]
 
 
-def _ago(at: datetime, now: datetime) -> str:
+def ago(at: datetime, now: datetime) -> str:
+    """Say how long ago *at* was, for people."""
     seconds = (now - at).total_seconds()
     if seconds < _MINUTE:
         return "just now"

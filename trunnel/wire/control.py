@@ -25,6 +25,7 @@ import msgspec
 from trunnel import errors
 from trunnel.errors import RejectCode, RemoteProtocolError
 from trunnel.names import PORT_MAX, Hostname, KeyId
+from trunnel.settings.agent import DataChoice
 from trunnel.settings.limits import (
     CONTROL_ENDPOINTS_MAX,
     CONTROL_LIST_MAX,
@@ -61,6 +62,7 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=_COUNT_MAX)]
 Period = Annotated[float, msgspec.Meta(ge=CONTROL_SECONDS_MIN, le=CONTROL_SECONDS_MAX)]
 Grace = Annotated[float, msgspec.Meta(ge=0.0, le=CONTROL_SECONDS_MAX)]
 PingId = Annotated[int, msgspec.Meta(ge=0, le=_COUNT_MAX)]
+Secret = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
 # --- messages ---------------------------------------------------------------------------------
@@ -113,6 +115,37 @@ class SessionLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @final
+class DataPath(StrEnum):
+    """A road that visitors' bytes take between relay and agent."""
+
+    SESSION = "session"
+    """A stream inside the session."""
+    DIRECT = "direct"
+    """A data connection of its own (`wire/direct.py`)."""
+
+
+@final
+class Direct(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent needs for data connections."""
+
+    secret: Secret
+    """32 random bytes of this session, in hex: with them each data connection proves itself."""
+    parked: Count
+    """Data connections that may be parked at a time."""
+
+    @property
+    def key(self) -> bytes:
+        """The secret's bytes."""
+        return bytes.fromhex(self.secret)
+
+    def __repr__(self) -> str:
+        return f"Direct(secret='***', parked={self.parked})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [("secret", "***"), ("parked", self.parked)]
+
+
+@final
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", tag_field="kind"):
     """The agent's first message, once."""
 
@@ -132,6 +165,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", tag_field="k
     """The session of this instance that the carrier is to join; a new one if the relay has it no longer."""
     alone: bool = False
     """Whether every other carrier of that session is lost to the agent; the relay lets go of them, too."""
+    data: DataChoice = DataChoice.SESSION
+    """Whether the agent would use data connections: `session` is never, `direct` is nothing else."""
 
     def __post_init__(self) -> None:
         _check_text(self.agent, self.where)
@@ -158,6 +193,8 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome", tag_fiel
     """The agent's public addresses; the first is the one to show."""
     limits: SessionLimits
     """What the relay holds the session to."""
+    direct: Direct | None = None
+    """How to make data connections; None if there are to be none."""
 
     def __post_init__(self) -> None:
         _check_text(self.label)
@@ -222,6 +259,8 @@ class Probe(msgspec.Struct, frozen=True, tag="probe", tag_field="kind"):
 
     id: PingId
     """Comes back in the answer."""
+    path: DataPath = DataPath.SESSION
+    """The road that the canary is to take."""
 
 
 @final

@@ -1,8 +1,8 @@
-"""Visitors for the benchmark: blocking sockets, standard library.
+"""Visitors of the carriers' chapter: blocking sockets, standard library.
 
-    python -m scripts.bench.visitor download PORT HOST BYTES     prints bytes and seconds
-    python -m scripts.bench.visitor keep-downloading PORT HOST BYTES     the same, again and again
-    python -m scripts.bench.visitor exchange PORT HOST SECONDS   prints latencies, one JSON list
+    python -m scripts.bench.tls_visitor download PORT HOST BYTES     prints bytes and seconds
+    python -m scripts.bench.tls_visitor keep-downloading PORT HOST BYTES     the same, again and again
+    python -m scripts.bench.tls_visitor exchange PORT HOST SECONDS   prints latencies, one JSON list
 
 Bytes count from the first that comes; latencies are in seconds.
 """
