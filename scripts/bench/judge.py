@@ -142,7 +142,7 @@ ASKED = (
     at_most("idle-agents", "1,000 idle agents over h2, each", "KiB each", 90, 60),
     at_most("ten-thousand", "10,000 visitors, 1 % active: p99", "p99 ms", 50, 20),
     at_most("ten-thousand", "10,000 visitors: descriptors of a main process", "most main descriptors", 2_000, 2_000),
-    at_most("worker-killed", "a worker killed: streams of others that ended", "streams ended", 15, 15),
+    at_most("worker-killed", "a worker killed: streams ended, of 16, none hangs", "streams ended", 15, 15),
     at_most("stalled", "one stalled reader: relay and agent", "MB", 6, 4),
 )
 

@@ -2,23 +2,29 @@
 
 Read from /proc, so Linux only.  A program is its main process and all its
 descendants (`Use.workers`), because work that moved to a worker is still work.
-Kernel memory is counted for the machine: the slabs (sockets, files) and the
-pages in sockets' queues.  `kernel_per_socket` shares growth out evenly.
+Kernel memory is what sockets cost (`socket_cost`) and what lies in their queues.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import resource
+import select
+import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 PROC = Path("/proc")
 TICK = os.sysconf("SC_CLK_TCK")
-PAGE = os.sysconf("SC_PAGE_SIZE")
 KIB = 1024
+PAIRS = 2_000
+"""Connections that are opened to learn what one costs."""
+BACKLOG = 128
 INODE = re.compile(r"\bino:(\d+)")
 MEMORY = re.compile(r"skmem:\(r(\d+),rb\d+,t\d+,tb\d+,f(\d+),w(\d+),")
 """As `ss` prints a socket's memory: received, reserved, written and not acknowledged."""
@@ -46,29 +52,6 @@ class Use:
     def cpu(self) -> float:
         """CPU seconds of all its processes."""
         return self.main_cpu + self.workers_cpu
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kernel:
-    """The kernel's memory for this machine's sockets."""
-
-    slabs: int
-    """Bytes."""
-    queued: int
-    """Bytes in TCP sockets' queues."""
-    sockets: int
-    """TCP sockets in use."""
-
-    def __sub__(self, other: Kernel) -> Kernel:
-        """Return how much more this is."""
-        return Kernel(
-            slabs=self.slabs - other.slabs, queued=self.queued - other.queued, sockets=self.sockets - other.sockets
-        )
-
-    @property
-    def total(self) -> int:
-        """Bytes in all."""
-        return self.slabs + self.queued
 
 
 def cpu_of(pid: int) -> tuple[float, float]:
@@ -135,18 +118,32 @@ def queued_bytes(inodes: set[str]) -> int:
     return total
 
 
-def kernel() -> Kernel:
-    """Return the kernel's memory for sockets now."""
-    slabs = next(line for line in (PROC / "meminfo").read_text().splitlines() if line.startswith("Slab:"))
-    queued = sockets = 0
-    for line in (PROC / "net/sockstat").read_text().splitlines():
-        words = line.split()
-        if words[0] == "TCP:":
-            numbers = dict(zip(words[1::2], map(int, words[2::2]), strict=True))
-            queued, sockets = numbers["mem"] * PAGE, numbers["inuse"]
-    return Kernel(slabs=int(slabs.split()[1]) * KIB, queued=queued, sockets=sockets)
+def slabs() -> int:
+    """Return the bytes of all the kernel's slabs, this machine's."""
+    line = next(line for line in (PROC / "meminfo").read_text().splitlines() if line.startswith("Slab:"))
+    return int(line.split()[1]) * KIB
 
 
-def kernel_share(grown: Kernel, sockets: int) -> int:
-    """Return the bytes of the kernel's growth that *sockets* of the new sockets stand for."""
-    return grown.total * sockets // grown.sockets if grown.sockets > 0 else 0
+@cache
+def socket_cost() -> float:
+    """Return the kernel's bytes for one connected TCP socket that something waits for, tried on this machine.
+
+    The slabs are everybody's, so what a program's own connections cost cannot
+    be read while it runs; what thousands of connections of ours add can.  The
+    most of three trials counts: a later one may be given what an earlier left.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    tried: list[float] = []
+    for _ in range(3):
+        with ExitStack() as stack:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=BACKLOG))
+            poll = stack.enter_context(select.epoll())
+            before = slabs()
+            for _ in range(PAIRS):
+                near = stack.enter_context(socket.create_connection(listener.getsockname()))
+                far = stack.enter_context(listener.accept()[0])
+                poll.register(near, select.EPOLLIN)
+                poll.register(far, select.EPOLLIN)
+            tried.append((slabs() - before) / (2 * PAIRS))
+    return max(tried)

@@ -1,8 +1,8 @@
 """What it costs that visitors and agents are there: memory, descriptors, CPU while nobody says anything.
 
 Each figure is growth, from a tunnel that has served a few visitors to one that
-holds many: private memory of a side's processes, workers counted, and its
-share of the kernel's memory, by the sockets that it holds.
+holds many: private memory of a side's processes, workers counted, and the
+kernel's for the sockets that they hold and what lies in their queues.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from scripts.bench.crowd import Party
 from scripts.bench.launch import CannotMeasureError
 from scripts.bench.peers import Place
-from scripts.bench.processes import KIB, Kernel, Use, kernel, kernel_share, use_of
+from scripts.bench.processes import KIB, Use, socket_cost, use_of
 from scripts.bench.scenarios import Size
 from scripts.bench.stage import ROOT, Stage, Target, line_of, without_failures
 from scripts.bench.trunnel_peer import VARIANTS, TrunnelPeer
@@ -45,13 +45,12 @@ class Snapshot:
     """What all is using at one moment."""
 
     sides: dict[str, Use]
-    kernel: Kernel
     at: float
 
 
 def snapshot(peer: TrunnelPeer) -> Snapshot:
     """Look at a relay and its agents."""
-    return Snapshot({name: use_of(each.pid) for name, each in peer.programs.items()}, kernel(), time.monotonic())
+    return Snapshot({name: use_of(each.pid) for name, each in peer.programs.items()}, time.monotonic())
 
 
 def side(name: str) -> str:
@@ -62,11 +61,10 @@ def side(name: str) -> str:
 def growth(before: Snapshot, after: Snapshot) -> Figures:
     """Return by how much each side has grown, in MB; `relay` and `agent` are private and kernel memory together."""
     figures: Figures = {}
-    grown = after.kernel - before.kernel
     for name, use in after.sides.items():
         was = before.sides[name]
         private = (use.private - was.private) / MB
-        shared = kernel_share(grown, use.sockets - was.sockets) / MB
+        shared = ((use.sockets - was.sockets) * socket_cost() + use.queued - was.queued) / MB
         role = side(name)
         for title, value in (("MB", private + shared), ("private MB", private), ("kernel MB", shared)):
             figures[f"{role} {title}"] = figures.get(f"{role} {title}", 0.0) + value

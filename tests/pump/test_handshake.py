@@ -91,11 +91,11 @@ async def test_a_handshake_byte_by_byte_succeeds() -> None:
 
 @pytest.mark.parametrize("said", ["nothing", "half a hello", "a hello"])
 async def test_a_handshake_that_does_not_go_on_ends_by_its_deadline_and_disturbs_nobody(said: str) -> None:
-    near, left = await socket_pair()
     hello = HandVisitor().hello()
-    await near.send_all({"nothing": b"", "half a hello": hello[:100], "a hello": hello}[said])
     async with hired_tls() as workers, nothing_lost(workers), trio.open_nursery() as nursery:
         (worker,) = workers.employed
+        near, left = await socket_pair()
+        await near.send_all({"nothing": b"", "half a hello": hello[:100], "a hello": hello}[said])
         started = trio.current_time()
         nursery.start_soon(lambda: fails(workers, left, "not done in time", timeout=SHORT + LATE))
         await exchange(workers)  # beside it
@@ -108,11 +108,13 @@ async def test_a_handshake_that_does_not_go_on_ends_by_its_deadline_and_disturbs
         abort_stream(near)
 
 
-@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\xff" * 300, b"\x16\x03\x01\x00\x05hello", b""])
+@pytest.mark.parametrize(
+    "said", [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\xff" * 300, b"\x16\x03\x01\x00\x05hello", b""]
+)
 async def test_what_is_no_tls_ends_at_once(said: bytes) -> None:
     """A visitor that just leaves, too; nobody waits for the deadline."""
-    near, left = await socket_pair()
     async with hired_tls() as workers, nothing_lost(workers), trio.open_nursery() as nursery:
+        near, left = await socket_pair()
         await near.send_all(said)
         if not said:
             await near.send_eof()
@@ -131,8 +133,8 @@ async def test_a_refused_visitor_reads_why(why: str, behind: int) -> None:
         hello, alert = HandVisitor(["nonsense"]).hello(), AlertDescription.NO_APPLICATION_PROTOCOL
     else:
         hello, alert = old_hello(), AlertDescription.PROTOCOL_VERSION
-    near, left = await socket_pair()
     async with hired_tls() as workers, nothing_lost(workers), trio.open_nursery() as nursery:
+        near, left = await socket_pair()
         nursery.start_soon(near.send_all, hello + bytes(behind))
         nursery.start_soon(fails, workers, left, "the TLS handshake failed: TLS: ")
         received, end = await read_to_end(near)
@@ -144,7 +146,6 @@ async def test_a_refused_visitor_reads_why(why: str, behind: int) -> None:
 
 async def test_a_refused_visitor_that_does_not_leave_has_a_moment() -> None:
     """It may neither stay, nor keep the worker busy by sending without end: others are served meanwhile."""
-    near, left = await socket_pair()
     blast = bytes(1 << 20)
 
     def send_without_end(descriptor: int) -> None:
@@ -159,6 +160,7 @@ async def test_a_refused_visitor_that_does_not_leave_has_a_moment() -> None:
                 return
 
     async with hired_tls() as workers, nothing_lost(workers):
+        near, left = await socket_pair()
         await near.send_all(HandVisitor(["nonsense"]).hello())
         sender = threading.Thread(target=send_without_end, args=(near.socket.dup().detach(),))
         async with trio.open_nursery() as nursery:
@@ -270,8 +272,8 @@ async def test_a_worker_that_dies_in_a_handshake_fails_its_visitors_and_nobody_e
 @pytest.mark.parametrize("state", ["hello awaited", "finished awaited", "alert sent"])
 async def test_a_cancelled_handshake_leaves_nothing(state: str) -> None:
     """And returns at once; the visitor gets RST, or keeps the FIN that it was sent."""
-    near, left = await socket_pair()
     async with hired_tls() as workers, nothing_lost(workers):
+        near, left = await socket_pair()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lambda: workers.terminate(left.socket, timeout=LONG))
             visitor = HandVisitor(["nonsense"] if state == "alert sent" else [])

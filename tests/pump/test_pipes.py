@@ -113,9 +113,7 @@ def test_a_shrunken_pipe_is_not_used(pipes: Pipes, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("lack", [shrunken, none_left])
-def test_a_worker_that_has_a_pipe_goes_on_with_it(
-    pipes: Pipes, monkeypatch: pytest.MonkeyPatch, lack: object
-) -> None:
+def test_a_worker_that_has_a_pipe_goes_on_with_it(pipes: Pipes, monkeypatch: pytest.MonkeyPatch, lack: object) -> None:
     pipe = borrow(pipes)
     monkeypatch.setattr(os, "pipe2", lack)
     assert pipes.borrow() is None

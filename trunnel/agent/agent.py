@@ -14,6 +14,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Final, final
 
 import trio
@@ -37,8 +38,8 @@ from trunnel.identity.keys import IdentityKey, link_certificate
 from trunnel.identity.knownrelays import KnownRelays
 from trunnel.identity.trust import TrustPolicy
 from trunnel.names import Target
-from trunnel.pump import open_workers
-from trunnel.settings.agent import AgentSettings
+from trunnel.pump import Workers, open_workers
+from trunnel.settings.agent import AgentSettings, DataChoice
 from trunnel.streams.nursery import bare_nursery
 from trunnel.version import VERSION
 from trunnel.wire import control
@@ -96,7 +97,7 @@ class Agent:
         """
         self._on_event(Starting(agent_id=self.key.key_id.value, target=self._target))
         failures: list[TrunnelError] = []
-        async with open_workers(wait=False) as self._served.workers, bare_nursery() as nursery:
+        async with self._open_workers() as self._served.workers, bare_nursery() as nursery:
             nursery.start_soon(self._end_when_drained, nursery.cancel_scope)
             nursery.start_soon(watch_clock, self._woke)
             async with trio.open_nursery() as supervising:
@@ -105,6 +106,11 @@ class Agent:
             nursery.cancel_scope.cancel()
         if failures and self._drain_reason is None:
             raise failures[0]
+
+    def _open_workers(self) -> AbstractAsyncContextManager[Workers]:
+        """Have workers if visitors come on sockets and go to sockets; they start while we dial."""
+        needed = wanted_of(self._settings) is not DataChoice.SESSION and self._served.is_dialled
+        return open_workers(None if needed else 0, ends_tls=not self._settings.tls_passthrough, wait=False)
 
     async def _supervise(self, supervisor: Supervisor, failures: list[TrunnelError]) -> None:
         """Run one supervisor to its end, with what watches the way to its relay."""

@@ -1,7 +1,8 @@
 """A visitor whose TLS is ended in a worker process: no byte of it passes through this one.
 
-    visitor's socket → worker: handshake → `InWorker` ┬ carry: the origin's socket follows it into the worker
-                                                      └ here: a socket pair brings the plaintext back, for a page of ours
+    visitor's socket → worker: handshake → `InWorker`
+        carry   the origin's socket follows it into the worker
+        here    a socket pair brings the plaintext back, for a page of ours
 
 Only the endpoint's leaf key is there, never the identity key (`served` hands it
 over).  An origin that is a callable of this program is not served so: a socket
@@ -13,22 +14,40 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import final
+from typing import Final, final
 
 import trio
 
 from trunnel.agent.plaintext import Ends
-from trunnel.pump import Terminated
+from trunnel.pump import Terminated, Workers
 from trunnel.settings import limits
 from trunnel.streams.copy import CopyLimits, Counter
 
-_PAGE: CopyLimits = CopyLimits(
+_PAGE: Final = CopyLimits(
     first_byte=limits.FIRST_BYTE_TIMEOUT,
     idle=limits.FIRST_BYTE_TIMEOUT,
     half_closed=limits.CLOSE_TIMEOUT,
     first_byte_from="right",
 )
 """Deadlines of a page of our own: whoever writes it has its own, these are above them."""
+
+
+async def offload(visitor: trio.SocketStream, workers: Workers | None) -> InWorker | None:
+    """Have one of *workers* end the TLS of *visitor*, of whom nothing has been read.
+
+    Returns:
+        1. The visitor; its stream here is closed.
+        2. None: no worker can, *visitor* is the caller's still.
+
+    Raises:
+        ConnectError: The handshake failed; the visitor was told by an alert where there is one, and closed.
+
+    Cancellation: the visitor was aborted, or is the caller's still.
+    """
+    if workers is None:
+        return None
+    terminated = await workers.terminate(visitor.socket, timeout=limits.HANDSHAKE_TIMEOUT)
+    return None if terminated is None else InWorker(terminated)
 
 
 @final

@@ -20,6 +20,7 @@ from trunnel.events import EventSink
 from trunnel.identity.certstore import Leaf, LeafStore
 from trunnel.names import Hostname, ServerAddress
 from trunnel.pump import Workers
+from trunnel.pump.tls_side import encode_leaf
 from trunnel.settings.agent import AgentSettings
 
 
@@ -37,13 +38,18 @@ class Served:
         self.on_event = on_event
         """Where the agent's events go."""
         self.workers: Workers | None = None
-        """Who may move bytes between plain sockets; the owner of the agent's nursery sets it."""
+        """Who moves bytes between sockets, and ends TLS on them; the owner of the agent's nursery sets it."""
         self._settings = settings
         self._leaves = leaves
         self._origin = origin
         self._by_relay: dict[ServerAddress, tuple[Hostname, ...]] = {}
         self._leaf_changed = trio.Event()
         self._lock = trio.Lock()  # two relays may come up at the same moment
+
+    @property
+    def is_dialled(self) -> bool:
+        """Whether the origin is one that is dialled."""
+        return isinstance(self._origin, Origin)
 
     @property
     def leaf(self) -> Leaf | None:
@@ -91,5 +97,7 @@ class Served:
                 self.terminator = Terminator(leaf, alpn=[name.encode("ascii") for name in self._settings.alpn])
             else:
                 self.terminator.replace_leaf(leaf)
+            if self.workers is not None:
+                self.workers.show(encode_leaf(leaf, self.terminator.alpn))
             self._leaf_changed.set()
             self._leaf_changed = trio.Event()

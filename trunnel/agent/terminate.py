@@ -30,7 +30,7 @@ from trunnel.streams.tls import TlsRole, TlsStream
 class Terminator:
     """The certificate that visitors see, and the protocols that the origin speaks."""
 
-    __slots__ = ("_alpn", "_context", "_leaf")
+    __slots__ = ("_context", "_leaf", "alpn")
 
     def __init__(self, leaf: Leaf, *, alpn: Sequence[bytes]) -> None:
         """Prepare for visitors.
@@ -39,9 +39,10 @@ class Terminator:
             leaf: Key and certificate of the endpoints.
             alpn: Protocols to select from, preferred first.
         """
-        self._alpn = tuple(alpn)
+        self.alpn = tuple(alpn)
+        """Protocols that the origin speaks, preferred first."""
         self._leaf = leaf
-        self._context = visitor_context(leaf, alpn=self._alpn)
+        self._context = visitor_context(leaf, alpn=self.alpn)
 
     @property
     def leaf(self) -> Leaf:
@@ -51,7 +52,7 @@ class Terminator:
     def replace_leaf(self, leaf: Leaf) -> None:
         """Show *leaf* from the next visitor on; streams that are open keep theirs."""
         if leaf.fingerprint != self._leaf.fingerprint:
-            self._context = visitor_context(leaf, alpn=self._alpn)
+            self._context = visitor_context(leaf, alpn=self.alpn)
         self._leaf = leaf
 
     async def handshake(self, stream: trio.abc.HalfCloseableStream) -> TlsStream:

@@ -25,6 +25,7 @@ from typing import Final, final
 import trio
 
 from trunnel.agent.badgateway import answer_for_origin
+from trunnel.agent.offload import offload
 from trunnel.agent.origin import Origin
 from trunnel.agent.plaintext import Here, Plaintext
 from trunnel.agent.terminate import Terminator
@@ -194,15 +195,15 @@ class Visit:
             raise
 
     async def _receive(self) -> Plaintext:
-        """End the visitor's TLS, or pass it through; raises ConnectError if the handshake fails.
-
-        Here is where TLS that somebody else ends would begin: nothing of the
-        visitor has been read, and what follows asks for no more than a `Plaintext`.
-        """
-        stream = self._stream
-        if self._forwarding.terminator is not None:
-            stream = await self._forwarding.terminator.handshake(stream)
-        return Here(stream, workers=self._forwarding.workers)
+        """End the visitor's TLS, or pass it through; raises ConnectError if the handshake fails."""
+        stream, forwarding = self._stream, self._forwarding
+        if forwarding.terminator is None:
+            return Here(stream, workers=forwarding.workers)
+        if isinstance(stream, trio.SocketStream) and isinstance(forwarding.origin, Origin):
+            offloaded = await offload(stream, forwarding.workers)
+            if offloaded is not None:
+                return offloaded
+        return Here(await forwarding.terminator.handshake(stream), workers=None)
 
     # --- a dialled origin -------------------------------------------------------------------------
 
