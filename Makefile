@@ -106,7 +106,7 @@ lab: $(TEST) ## networks with faults between relay and agent, half an hour (root
 lab-quick: $(TEST) ## the same, shortened to two minutes
 	@$(PY) -m scripts.lab --quick $(ROWS) $(ARGS)
 
-bench: $(TEST) ## trunnel beside other tunnels and proxies, some forty minutes (ARGS="--only connect --peers haproxy,trunnel*"; --list)
+bench: $(TEST) ## trunnel beside other tunnels and proxies, an hour (ARGS="--only connect --peers haproxy,trunnel*"; --list)
 	@$(PY) -m scripts.bench $(ARGS)
 
 bench-quick: $(TEST) ## the same in two minutes: fewer peers, fewer and shorter rounds

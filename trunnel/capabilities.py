@@ -62,3 +62,5 @@ HAS_PUMP: Final = (
     and not hasattr(sys, "frozen")
 )
 """Two sockets can be given to a process of our own that splices (Linux, Python not frozen into one file)."""
+HAS_SOCKET_FILES: Final = os.name == "posix"
+"""`read` and `write` work on sockets (Windows keeps them apart from files)."""

@@ -138,6 +138,7 @@ def measure_everything(stage: Stage, peers: list[Peer], run: report.Run, plan: P
             taken = ", ".join(f"{count:,} {path}" for path, count in sorted(peer.paths_taken().items()))
             run.notes.append(f"visitors of {peer.name} by data path: {taken}")
     run.notes += [f"{suite}: {', '.join(sorted(names))}" for suite, names in sorted(stage.suites.items())]
+    run.notes.append("beside it all: {} visitors stalled, {} reset".format(*stage.disturbed))
     run.about["load"] += f" before, {os.getloadavg()[0]:.1f} after; what else runs on the machine is in the figures"
 
 

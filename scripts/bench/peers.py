@@ -63,6 +63,8 @@ class Step:
     """Configurations that are written to $folder first."""
     listens: str = "port"
     """The port that it opens; the next step waits for it."""
+    once: bool = False
+    """Whether one serves all origins, because its port cannot be chosen."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,10 @@ SSH = (
 )
 
 RECIPES = (
-    Recipe("haproxy", (Step("haproxy", "haproxy -db -q -f $folder/haproxy.cfg", ("haproxy.cfg",)),)),
+    Recipe("haproxy", (Step("haproxy", "haproxy -db -f $folder/haproxy.cfg", ("haproxy.cfg",)),)),
     Recipe(
         "haproxy-splice",
-        (Step("haproxy", "haproxy -db -q -f $folder/haproxy-splice.cfg", ("haproxy-splice.cfg",)),),
+        (Step("haproxy", "haproxy -db -f $folder/haproxy-splice.cfg", ("haproxy-splice.cfg",)),),
     ),
     Recipe(
         "nginx",
@@ -129,13 +131,13 @@ RECIPES = (
     Recipe(
         "bore",
         (
-            Step("server", "bore server --min-port 1024", listens="control"),
+            Step("server", "bore server --bind-addr 127.0.0.1", listens="control", once=True),
             Step("client", "bore local $origin --local-host 127.0.0.1 --to 127.0.0.1 --port $port"),
         ),
     ),
 )
 BORE_PORT = 7_835
-"""The control port of bore, which cannot be changed in all its versions."""
+"""The control port of bore, which cannot be chosen."""
 
 
 class NoHop:
@@ -186,6 +188,8 @@ class RecipePeer:
         values["load_stream"] = f"load_module {STREAM_MODULE};" if STREAM_MODULE.exists() else ""
         self.recipe.prepare(folder)
         for step in self.recipe.steps:
+            if step.once and step.role in self.programs:
+                continue
             for template in step.templates:
                 fill(template, folder / template, values)
             role = step.role if not self.places else f"{step.role} {origin}"

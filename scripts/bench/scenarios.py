@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from scripts.bench.encrypted import wrk
@@ -39,7 +39,7 @@ class Size:
     """Of each measurement."""
 
 
-FULL = Size("full", rounds=5, seconds=3.0)
+FULL = Size("full", rounds=5, seconds=2.0)
 QUICK = Size("quick", rounds=3, seconds=0.5)
 
 
@@ -51,6 +51,13 @@ class Visit:
     peer: Peer
     place: Place
     size: Size
+    spent: dict[str, float] = field(default_factory=dict)
+    """CPU seconds by role when it began."""
+
+    def begin(self) -> None:
+        """Count CPU from here on: what came before was to learn how much work there is to be."""
+        self.spent.clear()
+        self.spent.update(cpu_by_role(self.peer))
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,9 @@ def bulk(direction: str, streams: int) -> Callable[[Visit], Figures]:
         def move(amount: int) -> Figures:
             return visit.stage.load(visit.place, "bulk", direction, streams, amount)
 
-        return move(amount_for((f"{direction} {streams}", visit.peer.name), visit.size.seconds, move))
+        amount = amount_for((f"{direction} {streams}", visit.peer.name), visit.size.seconds, move)
+        visit.begin()
+        return move(amount)
 
     return measure
 
@@ -127,7 +136,9 @@ def encrypted_bulk(visit: Visit) -> Figures:
     def move(amount: int) -> Figures:
         return visit.stage.encrypted(visit.place, amount, visit.peer.name)
 
-    return move(amount_for(("encrypted", visit.peer.name), visit.size.seconds, move))
+    amount = amount_for(("encrypted", visit.peer.name), visit.size.seconds, move)
+    visit.begin()
+    return move(amount)
 
 
 def encrypted_requests(connections: int, *, close: bool = False) -> Callable[[Visit], Figures]:
@@ -187,7 +198,7 @@ def measure(scenario: Scenario, visit: Visit, number: int) -> Sample:
     """Measure one peer once."""
     stage = visit.stage
     stage.disturb(visit.place, scenario.target)
-    before = cpu_by_role(visit.peer)
+    visit.begin()
     figures: Figures = {}
     failure = ""
     try:
@@ -196,7 +207,7 @@ def measure(scenario: Scenario, visit: Visit, number: int) -> Sample:
         failure = str(problem)
     after = cpu_by_role(visit.peer)
     stage.disturb(None)
-    spent = {role: seconds - before.get(role, 0.0) for role, seconds in after.items()}
+    spent = {role: seconds - visit.spent.get(role, 0.0) for role, seconds in after.items()}
     cpu = {role: seconds for role, seconds in spent.items() if seconds > 0.0}
     return Sample(scenario.name, visit.peer.name, number, figures, cpu, failure)
 

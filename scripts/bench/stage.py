@@ -21,8 +21,8 @@ from trunnel.identity.keys import IdentityKey
 from trunnel.names import Hostname
 
 ROOT = Path(__file__).parents[2]
-BULK_FILE = 256 << 20
-"""Bytes of the page that nginx serves as bulk; sparse, so it is never read from a disk."""
+PAGES = {"bulk": 256 << 20, "taste": 200_000}
+"""Pages of nginx and their bytes; sparse files, so they are never read from a disk."""
 TIMEOUT = 120.0
 
 
@@ -43,6 +43,8 @@ class Stage:
     def __init__(self, stack: ExitStack, folder: Path) -> None:
         self.stack = stack
         self.folder = folder
+        self.disturbed = ["0", "0"]
+        """How many visitors stall, and how many have reset."""
         self.suites: dict[str, set[str]] = {}
         """Who ended visitors' TLS with which protocol and cipher."""
         folder.chmod(0o755)
@@ -66,8 +68,9 @@ class Stage:
             raise CannotMeasureError("nginx is not installed")
         folder = folder_for_user(self.folder / "nginx-origin")
         (folder / "pages").mkdir()
-        with (folder / "pages" / "bulk").open("wb") as bulk:
-            bulk.truncate(BULK_FILE)
+        for name, size in PAGES.items():
+            with (folder / "pages" / name).open("wb") as page:
+                page.truncate(size)
         leaf = LeafStore(folder / "leaf", IdentityKey.generate()).leaf([Hostname("origin")], now=datetime.now(UTC))
         key = leaf.path.with_suffix(".key")
         for path in (folder / "leaf", key):
@@ -107,7 +110,7 @@ class Stage:
         if stdin is None:
             raise AssertionError("started with a pipe")
         print(line, file=stdin, flush=True)
-        line_of(self.disturber)
+        self.disturbed = line_of(self.disturber).split()
 
     def load(self, place: Place, kind: str, *arguments: object) -> dict[str, float]:
         """Run the plain visitors to their end; raises when a stream failed."""

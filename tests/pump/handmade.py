@@ -39,9 +39,7 @@ class Handmade:
             ):
                 sock.setsockopt(socket.SOL_SOCKET, option, 64 * 1024)
         self.left, self.right = Side(left, self.epoll), Side(right, self.epoll)
-        self.stream = Pumped(
-            order, (self.left, self.right), self.pipes, counts=self.counts, clock=lambda: self.now
-        )
+        self.stream = Pumped(order, (self.left, self.right), self.pipes, counts=self.counts, clock=lambda: self.now)
 
     @property
     def up(self) -> Flow:

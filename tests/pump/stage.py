@@ -200,9 +200,14 @@ def wakeups(pid: int) -> int:
     return sum(int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line)
 
 
+def descriptors_of(pid: int) -> set[int]:
+    """Return the numbers of the descriptors that a process has open."""
+    return {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+
+
 def open_descriptors(pid: int | None = None) -> int:
-    """Return how many descriptors a process has open."""
-    return len(os.listdir(f"/proc/{os.getpid() if pid is None else pid}/fd"))
+    """Return how many descriptors a process, this one by default, has open."""
+    return len(descriptors_of(os.getpid() if pid is None else pid))
 
 
 def pipes_of(pid: int) -> int:
@@ -210,7 +215,7 @@ def pipes_of(pid: int) -> int:
     ends = 0
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            ends += int(entry.name) > 2 and os.readlink(entry).startswith("pipe:")
+            ends += int(entry.name) > 2 and str(entry.readlink()).startswith("pipe:")
         except FileNotFoundError:
             continue
     return ends

@@ -138,23 +138,31 @@ async def _take_step(step: Step, peers: list[Peer], theatre: Stage) -> None:
             await trio.sleep_forever()
     elif step.action == "cancel":
         theatre.scope.cancel()
-    elif near.accepted is not None:
-        return
-    elif step.action == "send" and not near.ends:
-        near.wanted += step.size
-    elif step.action == "fin":
-        near.ends = True
-    elif step.action == "reset":
-        near.reset()
-    elif step.action == "stall" and near.may_read.is_set():
-        near.may_read = trio.Event()
-    elif step.action == "resume":
-        near.may_read.set()
     elif step.action == "drain":
         while far.may_read.is_set() and far.end is None and far.accepted is None and len(far.received) < near.wanted:
+            if near.accepted is not None:
+                break
             await far.changed.wait()
-    near.tell()
+    elif near.accepted is None:
+        _move(near, step)
+        near.tell()
     await trio.lowlevel.checkpoint()
+
+
+def _move(near: Peer, step: Step) -> None:
+    match step.action:
+        case "send" if not near.ends:
+            near.wanted += step.size
+        case "fin":
+            near.ends = True
+        case "reset":
+            near.reset()
+        case "stall" if near.may_read.is_set():
+            near.may_read = trio.Event()
+        case "resume":
+            near.may_read.set()
+        case _:
+            return
 
 
 # --- what must hold ---------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import trio.testing
 
 from tests.pump.stage import (
     LIMITS,
+    descriptors_of,
     hired,
     needs_workers,
     open_descriptors,
@@ -31,7 +32,17 @@ from tests.pump.stage import (
 )
 from trunnel.pump import PumpResult, Way, pump
 from trunnel.pump.employed import Employed, Job
-from trunnel.pump.orders import ORDER_MAX, SLOT_SIZE, Finish, News, Order, Report, Verb, decode_order
+from trunnel.pump.orders import (
+    ORDER_MAX,
+    ORDERS_PER_PACKET,
+    SLOT_SIZE,
+    Finish,
+    News,
+    Order,
+    Report,
+    Verb,
+    decode_orders,
+)
 from trunnel.settings import limits
 from trunnel.streams.abort import abort_stream
 from trunnel.streams.copy import Counter, End
@@ -54,13 +65,17 @@ class Chief:
         process = cast("trio.Process", SimpleNamespace(kill=self.killed.set, pid=0))
         self.employed = Employed(process, mine, self.counts, slots)
         self._mine = mine
+        self._orders: list[Order] = []
+        self._orders: list[Order] = []
 
     def order(self) -> Order:
-        """Return the next order; its descriptors are closed."""
-        packet, descriptors, _, _ = socket.recv_fds(self.channel, ORDER_MAX, 4)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        return decode_order(packet)
+        """Return the next order; descriptors are closed."""
+        if not self._orders:
+            packet, descriptors, _, _ = socket.recv_fds(self.channel, ORDER_MAX, 2 * ORDERS_PER_PACKET)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self._orders = decode_orders(packet)
+        return self._orders.pop(0)
 
     def report(self, *reports: Report) -> None:
         """Tell *reports*, in one packet."""
@@ -100,6 +115,7 @@ async def sockets(count: int = 2) -> AsyncIterator[list[trio.socket.SocketType]]
 async def give(employed: Employed, copies: list[trio.socket.SocketType], counter: Counter | None = None) -> Job:
     job = await employed.give(ORDER, copies, Counter() if counter is None else counter)
     assert job is not None
+    await trio.testing.wait_all_tasks_blocked()  # orders go out when every task that is ready has run
     return job
 
 
@@ -140,13 +156,12 @@ async def test_at_most_32_hand_overs_are_unacknowledged() -> None:
 
 async def test_what_a_worker_has_descriptors_for_is_never_exceeded() -> None:
     async with chief(slots=1) as plays, sockets(4) as copies:
-        assert plays.employed.has_room
         job = await give(plays.employed, copies[:2])
         assert not plays.employed.has_room
         assert await plays.employed.give(ORDER, copies[2:], Counter()) is None
         plays.report(Report(News.TAKEN, job.number), Report(News.DONE, job.number))
         await job.done.wait()
-        assert plays.employed.has_room
+        assert await plays.employed.give(ORDER, copies[2:], Counter()) is not None
 
 
 async def test_counts_stay_with_their_stream_although_the_slot_is_another_ones_at_once() -> None:
@@ -188,7 +203,7 @@ class Crowded(socket.socket):
 
     failures = 3
 
-    def sendmsg(self, *arguments: object) -> int:  # type: ignore[override]
+    def sendmsg(self, *arguments: object) -> int:
         if self.failures:
             self.failures -= 1
             raise OSError(errno.ETOOMANYREFS, "too many references")
@@ -209,7 +224,9 @@ async def test_too_many_descriptors_in_flight_are_sent_again_and_then_not(
         job = await give(plays.employed, copies)
         assert plays.order().stream == job.number
     async with chief(channel=Overcrowded) as plays, sockets() as copies:
-        assert await plays.employed.give(ORDER, copies, Counter()) is None
+        job = await give(plays.employed, copies)
+        await job.done.wait()
+        assert job.refused
         assert all(sock.fileno() >= 0 for sock in copies)
         assert plays.employed.load == 0
 
@@ -225,11 +242,36 @@ async def test_a_channel_that_is_full_is_waited_for() -> None:
             stuffed += 1
         nursery.start_soon(give, plays.employed, copies)
         await trio.testing.wait_all_tasks_blocked()
-        verbs: list[Verb] = []
-        while Verb.TAKE not in verbs:
-            await trio.lowlevel.wait_readable(plays.channel)
-            verbs.append(plays.order().verb)
-        assert len(verbs) == stuffed + 1
+        orders = [plays.order() for _ in range(stuffed)]
+        assert {order.verb for order in orders} == {Verb.CANCEL}
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert plays.order().verb is Verb.TAKE
+
+
+async def test_orders_of_one_moment_share_a_packet() -> None:
+    """Each wakes the worker; their descriptors ride in the same order."""
+    async with chief() as plays, sockets(6) as copies, trio.open_nursery() as nursery:
+        for index in range(3):
+            nursery.start_soon(give, plays.employed, copies[2 * index : 2 * index + 2])
+        await trio.testing.wait_all_tasks_blocked()
+        numbers = [plays.order().stream for _ in range(3)]
+        with pytest.raises(BlockingIOError):
+            plays.order()
+        assert len(set(numbers)) == 3
+
+
+async def test_cancelled_before_it_was_sent_an_order_never_is() -> None:
+    """The copies are aborted here, and the credit is free again."""
+    async with chief() as plays, sockets() as copies:
+        job = await plays.employed.give(ORDER, copies, Counter())
+        assert job is not None
+        await plays.employed.cancel(job)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(BlockingIOError):
+            plays.order()
+        assert all(sock.fileno() < 0 for sock in copies)
+        assert plays.employed.load == 0
+        assert plays.employed._credit.value == limits.PUMP_UNACKNOWLEDGED
 
 
 # --- real refusals ----------------------------------------------------------------------------
@@ -242,7 +284,7 @@ async def test_a_worker_without_descriptors_refuses_and_the_copy_serves() -> Non
         employed = worker_of(workers)
         had = open_descriptors(employed.process.pid)
         for spare in (0, 1):
-            taken = {int(name) for name in os.listdir(f"/proc/{employed.process.pid}/fd")}
+            taken = descriptors_of(employed.process.pid)
             free = [number for number in range(len(taken) + 4) if number not in taken]
             resource.prlimit(employed.process.pid, resource.RLIMIT_NOFILE, (free[spare], 20_000))
             (visitor, left), (origin, right) = await socket_pair(), await socket_pair()

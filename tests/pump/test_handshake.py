@@ -135,9 +135,10 @@ async def test_a_refused_visitor_reads_why(why: str, behind: int) -> None:
         hello, alert = old_hello(), AlertDescription.PROTOCOL_VERSION
     async with hired_tls() as workers, nothing_lost(workers), trio.open_nursery() as nursery:
         near, left = await socket_pair()
-        nursery.start_soon(near.send_all, hello + bytes(behind))
-        nursery.start_soon(fails, workers, left, "the TLS handshake failed: TLS: ")
-        received, end = await read_to_end(near)
+        async with trio.open_nursery() as meanwhile:
+            meanwhile.start_soon(near.send_all, hello + bytes(behind))
+            nursery.start_soon(fails, workers, left, "the TLS handshake failed: TLS: ")
+            received, end = await read_to_end(near)
         assert end is End.FIN
         assert received[:2] == ALERT
         assert received[3:] == plaintext_alert(alert)[3:]

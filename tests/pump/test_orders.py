@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from trunnel.pump.employed import _ENDS
 from trunnel.pump.orders import (
     ORDER_MAX,
+    ORDERS_PER_PACKET,
     REPORT_BATCH,
     REPORT_SIZE,
     Finish,
@@ -19,7 +20,7 @@ from trunnel.pump.orders import (
     Order,
     Report,
     Verb,
-    decode_order,
+    decode_orders,
     decode_reports,
 )
 from trunnel.settings import limits
@@ -30,7 +31,7 @@ COUNTS = st.integers(0, 2**64 - 1)
 NUMBERS = st.integers(0, 2**32 - 1)
 ORDERS = st.builds(
     Order,
-    st.sampled_from(Verb),
+    st.sampled_from([verb for verb in Verb if verb is not Verb.LEAF]),
     NUMBERS,
     st.integers(0, limits.PUMP_STREAMS_MAX - 1),
     st.integers(0, 1),
@@ -38,7 +39,6 @@ ORDERS = st.builds(
     SECONDS,
     SECONDS,
     SECONDS,
-    st.binary(max_size=100),
 )
 REPORTS = st.builds(
     Report,
@@ -53,11 +53,17 @@ REPORTS = st.builds(
 )
 
 
-@given(order=ORDERS)
-def test_an_order_arrives_as_it_was_given(order: Order) -> None:
-    packet = order.encode()
-    assert decode_order(packet) == order
+@given(orders=st.lists(ORDERS, max_size=ORDERS_PER_PACKET))
+def test_orders_arrive_in_order(orders: list[Order]) -> None:
+    packet = b"".join(order.encode() for order in orders)
+    assert decode_orders(packet) == orders
     assert len(packet) <= ORDER_MAX
+
+
+@given(payload=st.binary(max_size=2000))
+def test_an_order_with_a_payload_has_a_packet_of_its_own(payload: bytes) -> None:
+    order = Order(Verb.LEAF, 0, payload=payload)
+    assert decode_orders(order.encode()) == [order]
 
 
 @given(reports=st.lists(REPORTS, max_size=5))
@@ -68,13 +74,15 @@ def test_reports_arrive_in_order(reports: list[Report]) -> None:
 
 
 def test_no_deadline_is_infinity() -> None:
-    assert decode_order(Order(Verb.TAKE, 1, total=math.inf).encode()).total == math.inf
+    assert decode_orders(Order(Verb.TAKE, 1, total=math.inf).encode())[0].total == math.inf
 
 
-@pytest.mark.parametrize("packet", [b"", b"\1", b"\0" + Order(Verb.TAKE, 1).encode()[1:]])
+@pytest.mark.parametrize(
+    "packet", [b"\1", b"\0" + Order(Verb.TAKE, 1).encode()[1:], Order(Verb.TAKE, 1).encode() + b"\1"]
+)
 def test_what_is_no_order_is_a_bug_and_raises(packet: bytes) -> None:
     with pytest.raises((struct.error, ValueError)):
-        decode_order(packet)
+        decode_orders(packet)
 
 
 @pytest.mark.parametrize("packet", [b"\1", b"\0" * REPORT_SIZE, Report(News.DONE).encode() + b"\0"])

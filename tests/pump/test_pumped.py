@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import socket
@@ -23,10 +24,17 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
+def is_over(made: Handmade) -> bool:
+    return made.stream.is_over
+
+
 def part(made: Handmade) -> tuple[Finish, Finish]:
     """Let the stream part with its sides; returns how they ended."""
     made.stream.finish()
-    assert made.stream.settle()
+    for _ in range(100):  # acknowledgements are late, by up to 40 ms
+        if made.stream.settle():
+            break
+        made.epoll.poll(0.01)
     report = made.stream.report()
     assert (report.news, report.stream) == (News.DONE, PATIENT.stream)
     assert [report.left_bytes, report.right_bytes] == made.counts[2 * PATIENT.slot : 2 * PATIENT.slot + 2].tolist()
@@ -41,12 +49,12 @@ def test_two_ends_make_an_end() -> None:
         made.visitor.send(b"question")
         made.visitor.shutdown(socket.SHUT_WR)
         made.serve()
-        assert not made.stream.is_over
+        assert not is_over(made)
         assert drain(made.origin) == (b"question", "fin")
         made.origin.send(b"answer")
         made.origin.close()
         made.serve()
-        assert made.stream.is_over
+        assert is_over(made)
         assert part(made) == (Finish.FIN, Finish.FIN)
         assert drain(made.visitor) == (b"answer", "fin")
 
@@ -93,24 +101,23 @@ def test_the_flush_is_as_long_as_in_the_copy() -> None:
     assert FLUSH_TIMEOUT == limits.ABORT_FLUSH_TIMEOUT
 
 
-@pytest.mark.parametrize(("error", "end"), [(ConnectionResetError, Finish.RESET), (BrokenPipeError, Finish.FIN)])
-def test_after_a_write_error_an_end_of_file_counts_only_after_epipe(error: type[OSError], end: Finish) -> None:
+@pytest.mark.parametrize(("code", "end"), [(errno.ECONNRESET, Finish.RESET), (errno.EPIPE, Finish.FIN)])
+def test_after_a_write_error_an_end_of_file_counts_only_after_epipe(code: int, end: Finish) -> None:
     """EPIPE: the kernel had the FIN before. Any other was the only report of a reset, and went to the writer."""
-    codes = {ConnectionResetError: 104, BrokenPipeError: 32}
     with handmade() as made:
 
         def fail(_: bytes) -> int:
-            raise error(codes[error], os.strerror(codes[error]))
+            raise OSError(code, os.strerror(code))
 
         made.right.send = fail
         made.visitor.send(b"x")
         made.serve()
         assert made.right.deaf
-        assert not made.stream.is_over, "it may have answered before"
+        assert not is_over(made), "it may have answered before"
         made.origin.send(b"the answer")
         made.origin.close()
         made.serve()
-        assert made.stream.is_over
+        assert is_over(made)
         assert part(made) == (Finish.CANCELLED, end)
         assert drain(made.visitor) == (b"the answer", "fin" if end is Finish.FIN else "reset")
 
@@ -206,7 +213,7 @@ def test_a_suspect_has_a_short_time_and_counts_as_reset() -> None:
     with handmade() as made:
 
         def fail(_: bytes) -> int:
-            raise ConnectionResetError(104, "reset")
+            raise ConnectionResetError(errno.ECONNRESET, "reset")
 
         made.right.send = fail
         made.visitor.send(b"x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import trio
@@ -28,16 +29,15 @@ from tests.pump.stage import (
 from tests.streams.bench import send_until_broken
 from trunnel import capabilities
 from trunnel.pump import Way, open_workers, pump
-from trunnel.settings import limits
 from trunnel.streams.abort import abort_stream
 from trunnel.streams.copy import End
 from trunnel.streams.sockets import wait_delivered
 
-SHORT = 0.2
+SHORT = 0.12
 """Seconds of a short deadline."""
 LATE = 0.4
 """Seconds by which a deadline may come late on a busy machine."""
-SIZES = [0, 1, 16 * 1024 - 1, 16 * 1024, 16 * 1024 + 1, 64 * 1024, 64 * 1024 + 1, 700_000, 5_000_000]
+SIZES = [0, 1, 16 * 1024 - 1, 16 * 1024, 64 * 1024, 700_000, 5_000_000]
 
 
 # --- bytes and ends ---------------------------------------------------------------------------
@@ -75,7 +75,7 @@ async def test_both_directions_at_once(way: str) -> None:
 
 
 @both_ways
-@pytest.mark.parametrize("size", [0, 1, 16 * 1024, 50_000, 3_000_000])
+@pytest.mark.parametrize("size", [0, 50_000, 3_000_000])
 @pytest.mark.parametrize("who", ["visitor", "origin"])
 async def test_bytes_received_before_a_reset_are_delivered_before_the_reset(way: str, size: int, who: str) -> None:
     """All of them although the reader is late; then RST, never FIN: truncation must not look like an end."""
@@ -111,21 +111,6 @@ async def test_a_reset_waits_until_a_slow_reader_has_acknowledged(way: str) -> N
         assert received == payload[: len(received)]
         assert 300_000 < accepted <= len(received) <= sent
         outcome = await play.result()
-    assert (outcome.left_end, outcome.right_end) == (End.CANCELLED, End.RESET)
-
-
-@both_ways
-async def test_a_reader_that_never_reads_delays_a_reset_for_a_bounded_time(way: str) -> None:
-    """After `ABORT_FLUSH_TIMEOUT` the abort comes anyway."""
-    async with hired(way) as workers, stage(workers, narrow=True, deadlines=None) as play:
-        await send_until_stuck(play.left, bytes(4_000_000))  # the way to the visitor is full
-        abort_stream(play.origin)
-        started = trio.current_time()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(play.run)
-            outcome = await play.result()
-        waited = trio.current_time() - started
-    assert limits.ABORT_FLUSH_TIMEOUT - 0.1 <= waited <= limits.ABORT_FLUSH_TIMEOUT + LATE
     assert (outcome.left_end, outcome.right_end) == (End.CANCELLED, End.RESET)
 
 
@@ -221,10 +206,10 @@ async def test_a_reset_waits_for_a_unix_socket_to_be_read(way: str) -> None:
 # --- deadlines --------------------------------------------------------------------------------
 
 QUIET = {
-    "first_byte": {"first_byte": SHORT},
-    "idle": {"idle": SHORT},
-    "half_closed": {"half_closed": SHORT},
-    "total": {"total": SHORT},
+    "first_byte": replace(LIMITS, first_byte=SHORT),
+    "idle": replace(LIMITS, idle=SHORT),
+    "half_closed": replace(LIMITS, half_closed=SHORT),
+    "total": replace(LIMITS, total=SHORT),
 }
 
 
@@ -232,7 +217,7 @@ QUIET = {
 @pytest.mark.parametrize("which", list(QUIET))
 async def test_a_deadline_resets_both_sides_at_once(way: str, which: str) -> None:
     """All but a side that was promised an end and has everything."""
-    async with hired(way) as workers, stage(workers, deadlines=replace(LIMITS, **QUIET[which])) as play:
+    async with hired(way) as workers, stage(workers, deadlines=QUIET[which]) as play:
         if which == "idle":
             await play.origin.send_all(b"a")  # the first byte back: from now on it is idle
             assert await play.visitor.receive_some() == b"a"
@@ -251,7 +236,7 @@ async def test_a_deadline_resets_both_sides_at_once(way: str, which: str) -> Non
 
 @both_ways
 @pytest.mark.parametrize("answerer", ["left", "right"])
-async def test_the_first_byte_is_awaited_from_the_answering_side(way: str, answerer: str) -> None:
+async def test_the_first_byte_is_awaited_from_the_answering_side(way: str, answerer: Literal["left", "right"]) -> None:
     """What the other one sends does not end the wait; what this one sends does."""
     deadlines = replace(LIMITS, first_byte=SHORT, first_byte_from=answerer)
     async with hired(way) as workers:
@@ -268,11 +253,10 @@ async def test_the_first_byte_is_awaited_from_the_answering_side(way: str, answe
 @both_ways
 async def test_the_total_deadline_holds_whatever_moves(way: str) -> None:
     """Used for challenges: 10 s in all."""
-    async with hired(way) as workers, stage(workers, deadlines=replace(LIMITS, total=SHORT)) as play:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(send_until_broken, play.visitor, bytes(1000), 0.01)
-            nursery.start_soon(read_to_end, play.origin)
-            outcome = await play.result()
+    async with hired(way) as workers, stage(workers, deadlines=QUIET["total"]) as play, trio.open_nursery() as nursery:
+        nursery.start_soon(send_until_broken, play.visitor, bytes(1000), 0.01)
+        nursery.start_soon(read_to_end, play.origin)
+        outcome = await play.result()
     assert SHORT - 0.05 <= outcome.seconds <= SHORT + LATE
     assert outcome.left_bytes > 1000
 
@@ -290,10 +274,10 @@ async def test_half_closed_silence_leaves_what_the_kernel_still_holds(way: str) 
 
 @both_ways
 async def test_a_stalled_reader_is_cut_by_the_idle_deadline(way: str) -> None:
-    async with hired(way) as workers, stage(workers, deadlines=replace(LIMITS, idle=SHORT), narrow=True) as play:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(send_until_broken, play.origin, bytes(100_000))
-            outcome = await play.result()
+    deadlines = replace(LIMITS, idle=SHORT)
+    async with hired(way) as workers, stage(workers, deadlines=deadlines, narrow=True) as play:
+        await send_until_stuck(play.origin, bytes(4_000_000))
+        outcome = await play.result()
     assert (outcome.left_end, outcome.right_end) == (End.DEADLINE, End.DEADLINE)
 
 

@@ -60,6 +60,7 @@ async def test_a_killed_worker_takes_only_its_own_streams_down(caplog: pytest.Lo
         async with trio.open_nursery() as nursery:
             nursery.start_soon(doomed.visitor.send_all, upload)
             assert await read_exactly(doomed.origin, len(upload)) == upload
+        await until(lambda: doomed.counter.figures() == (len(upload) + 1, 1))  # counted a turn at a time
         first, second = workers.employed
         assert (first.load, second.load) == (1, 1)
         with caplog.at_level(logging.ERROR, logger=supervisor.__name__):

@@ -33,6 +33,8 @@ PROTOCOLS = (b"h2", b"http/1.1")
 """What the endpoint's worker speaks, preferred first."""
 PATIENCE = 5.0
 """Seconds for a handshake that is meant to succeed."""
+RUN = 8.0
+"""Seconds for whatever happens to one stream."""
 both_versions = pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION], ids=["1.2", "1.3"])
 on_linux = [
     pytest.mark.skipif(not capabilities.HAS_PUMP, reason="no splice on this system"),
@@ -119,10 +121,14 @@ class TlsStage:
 
 
 async def shaken(
-    workers: Workers, *, version: int = SSL.TLS1_3_VERSION, alpn: Sequence[bytes] = (), size: int | None = None
+    workers: Workers,
+    *,
+    version: int = SSL.TLS1_3_VERSION,
+    alpn: Sequence[bytes] = (),
+    pair: Sequence[trio.SocketStream] = (),
 ) -> tuple[TlsStream, Terminated, KeyLog]:
-    """Return a visitor whose handshake is done, both ends of it; *size* bounds the buffers on the way to it."""
-    near, left = await socket_pair(sending=size, receiving=size)
+    """Return a visitor whose handshake is done, both ends of it; over *pair* if there is one."""
+    near, left = pair or await socket_pair()
     context = visitor_client(version=version, alpn=alpn)
     keylog = KeyLog(context)
     ended: list[Terminated | None] = []
@@ -144,19 +150,22 @@ async def tls_stage(
     *,
     version: int = SSL.TLS1_3_VERSION,
     narrow: bool = False,
+    visitors: Sequence[trio.SocketStream] = (),
     deadlines: CopyLimits | None = LIMITS,
 ) -> AsyncIterator[TlsStage]:
-    """A stream that a worker pumps (unless *deadlines* is None); *narrow* ones stall soon."""
+    """A stream that a worker pumps (unless *deadlines* is None); *narrow* ones stall soon, *visitors* is its left."""
     size = ROOMY if narrow else None
-    visitor, terminated, keylog = await shaken(workers, version=version, size=size)
+    pair = visitors or await socket_pair(sending=size, receiving=size)
+    visitor, terminated, keylog = await shaken(workers, version=version, pair=pair)
     origin, right = await socket_pair(sending=size, receiving=size)
     play = TlsStage(visitor, terminated, right, origin, keylog)
     try:
-        async with trio.open_nursery() as nursery:
-            if deadlines is not None:
-                nursery.start_soon(play.run, deadlines)
-            yield play
-            nursery.cancel_scope.cancel()
+        with trio.fail_after(RUN):
+            async with trio.open_nursery() as nursery:
+                if deadlines is not None:
+                    nursery.start_soon(play.run, deadlines)
+                yield play
+                nursery.cancel_scope.cancel()
     finally:
         play.close()
 

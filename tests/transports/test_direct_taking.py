@@ -261,7 +261,7 @@ async def test_a_cancelled_proof_leaves_no_socket_open() -> None:
                 step, (near, prove(near, TERMS, timeout=PATIENCE)), (far, relay_admits(far))
             )
         step += 1
-    assert step > 5
+    assert step > 1
 
 
 async def test_a_cancelled_taking_leaves_no_socket_open() -> None:
@@ -279,7 +279,7 @@ async def test_a_cancelled_taking_leaves_no_socket_open() -> None:
                 step, (agent.stream, accept(agent)), (relay.stream, offer(relay, HEADER, FIRST))
             )
         step += 1
-    assert step > 5
+    assert step > 1
 
 
 async def test_a_cancelled_preface_or_refusal_leaves_no_socket_open() -> None:

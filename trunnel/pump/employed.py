@@ -1,14 +1,12 @@
 """One running worker, seen from trio: what it was given and what it has told.
 
-The descriptors of a stream go over in one packet (SCM_RIGHTS).  The copies
-here are closed by whoever reads the worker's TAKEN, not by the stream's task,
-which sleeps until DONE: one wake-up a stream.
+`dispatch` sends what is ordered.  The copies of the descriptors here are closed
+by whoever reads the worker's TAKEN, not by the stream's task, which sleeps
+until DONE: one wake-up a stream.
 """
 
 from __future__ import annotations
 
-import array
-import errno
 import mmap
 import socket
 from collections.abc import Sequence
@@ -16,6 +14,7 @@ from typing import Final, NamedTuple, final
 
 import trio
 
+from trunnel.pump.dispatch import Dispatch
 from trunnel.pump.orders import REPORT_BATCH, REPORT_SIZE, SLOT_SIZE, Finish, News, Order, Report, Verb, decode_reports
 from trunnel.settings import limits
 from trunnel.streams.copy import Counter, End
@@ -29,9 +28,6 @@ _ENDS: Final = {
     Finish.CANCELLED: End.CANCELLED,
     Finish.ERROR: End.ERROR,
 }
-_IN_FLIGHT_PAUSE: Final = 0.005
-"""Seconds until descriptors are sent again when too many of this user's are in flight."""
-_IN_FLIGHT_TRIES: Final = 20
 _NUMBER_MAX: Final = 2**32 - 1
 
 
@@ -71,6 +67,12 @@ class Job:
         self.outcome = Outcome(End.ERROR, End.ERROR, 0.0)
         """Valid once `done`; as it is if the worker died."""
 
+    def abort_copies(self) -> None:
+        """Abort our descriptors' connections."""
+        for sock in self.copies:
+            abort_socket(sock)
+        self.copies = ()
+
     def close_copies(self) -> None:
         """Close our descriptors."""
         for sock in self.copies:
@@ -95,6 +97,7 @@ class Employed:
         self.dead = False
         """It takes nothing any more."""
         self._channel = channel
+        self._dispatch = Dispatch(channel, self._not_sent)
         self._counts = memoryview(counts).cast("Q")
         self._free = list(range(min(capacity, len(counts) // SLOT_SIZE) - 1, -1, -1))
         self._jobs: dict[int, Job] = {}
@@ -115,14 +118,18 @@ class Employed:
     # --- a stream's task ----------------------------------------------------------------------------
 
     async def give(self, order: Order, copies: Sequence[trio.socket.SocketType], counter: Counter) -> Job | None:
-        """Hand *copies* over; returns None if the worker could not take them, and they are still good.
+        """Hand *copies* over.
 
         Args:
             order: What to do, without number and slot.
             copies: The descriptors; once the worker has them they are closed.
             counter: Shows what the worker counts while it works.
 
-        Cancellation: as None.
+        Returns:
+            1. The job; if it is `refused` when it is done, the copies are still good.
+            2. None: there is no room, the copies are still good.
+
+        Cancellation: as 2.
         """
         self._coming += 1
         try:
@@ -136,16 +143,8 @@ class Employed:
         self._counts[2 * slot] = self._counts[2 * slot + 1] = 0
         number = self._latest = self._latest % _NUMBER_MAX + 1
         job = self._jobs[number] = Job(number, slot, copies)
-        sent = False
-        try:
-            sent = await self._send(order._replace(stream=number, slot=slot), copies)
-        finally:
-            if not sent:
-                self._close_account(job)
-                self._credit.release()
-        if not sent:
-            return None
         counter.elsewhere = lambda: self.counts(job)
+        self._dispatch.put(order._replace(stream=number, slot=slot), copies)
         return job
 
     async def _take_credit(self) -> None:
@@ -155,44 +154,36 @@ class Employed:
         except trio.WouldBlock:
             await self._credit.acquire()
 
-    async def _send(self, order: Order, copies: Sequence[trio.socket.SocketType]) -> bool:
-        """Send an order with descriptors; return whether it went out.  Cancellation: it did not."""
-        rights = array.array("i", [sock.fileno() for sock in copies])
-        for _ in range(_IN_FLIGHT_TRIES):
-            try:
-                self._channel.sendmsg([order.encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._channel)
-            except OSError as exc:
-                if exc.errno != errno.ETOOMANYREFS:
-                    return False  # it is dying: its task will notice
-                await trio.sleep(_IN_FLIGHT_PAUSE)
-            else:
-                return True
-        return False
-
     async def join(self, job: Job, order: Order, origin: trio.socket.SocketType, counter: Counter) -> None:
         """Give the stream of *job*, whose handshake is done, its other side; owns *origin*.
 
         Cancellation: *origin* was aborted.
         """
-        sent = False
         try:
             await self._take_credit()
         except trio.Cancelled:
             abort_socket(origin)
             raise
+        if job.done.is_set():
+            self._credit.release()
+            abort_socket(origin)
+            return
         job.copies = (origin,)
-        try:
-            sent = not job.done.is_set() and await self._send(
-                order._replace(stream=job.number, slot=job.slot), job.copies
-            )
-        finally:
-            if not sent:
-                self._credit.release()
-                abort_socket(origin)
-                job.copies = ()
         counter.elsewhere = lambda: self.counts(job)
+        self._dispatch.put(order._replace(stream=job.number, slot=job.slot), job.copies)
+
+    def _not_sent(self, order: Order) -> None:
+        """Take back an order that could not be sent, or is not to be."""
+        job = self._jobs.get(order.stream)
+        if job is None or order.verb is Verb.CANCEL:
+            return
+        self._credit.release()
+        if order.verb is Verb.JOIN:  # the visitor is in the worker, and stays without an origin
+            job.abort_copies()
+            self._dispatch.put(Order(Verb.CANCEL, job.number))
+        else:
+            job.refused = True
+            self._close_account(job)
 
     def post(self, order: Order) -> None:
         """Give an order that concerns no stream; without room in the channel the worker is stuck, and killed."""
@@ -216,9 +207,12 @@ class Employed:
 
     async def cancel(self, job: Job) -> None:
         """Abort the stream of *job*; returns once that is done, or the worker is killed."""
+        if (unsent := self._dispatch.withdraw(job.number)) is not None:
+            self._not_sent(unsent)
+            job.abort_copies()
         if not job.done.is_set():
+            self._dispatch.put(Order(Verb.CANCEL, job.number))
             with trio.CancelScope(shield=True, deadline=trio.current_time() + limits.PUMP_CANCEL_WAIT):
-                await self._send(Order(Verb.CANCEL, job.number), ())
                 await job.done.wait()
         if not job.done.is_set():
             self.process.kill()
@@ -232,22 +226,28 @@ class Employed:
     async def listen(self) -> None:
         """Take reports until the worker is gone; then every job that is left has ended."""
         try:
-            while True:
-                await trio.lowlevel.wait_readable(self._channel)
-                try:
-                    packet = self._channel.recv(REPORT_BATCH * REPORT_SIZE)
-                except BlockingIOError:
-                    continue
-                except OSError:
-                    return
-                if not packet:
-                    return
-                for report in decode_reports(packet):
-                    self._take_report(report)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._dispatch.run)
+                await self._hear()
+                nursery.cancel_scope.cancel()
         finally:
             self.dead = True
             for job in tuple(self._jobs.values()):
                 self._lose(job)
+
+    async def _hear(self) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._channel)
+            try:
+                packet = self._channel.recv(REPORT_BATCH * REPORT_SIZE)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return
+            if not packet:
+                return
+            for report in decode_reports(packet):
+                self._take_report(report)
 
     def _take_report(self, report: Report) -> None:
         job = self._jobs.get(report.stream)
@@ -267,9 +267,7 @@ class Employed:
         elif report.news is News.DONE:
             reason = report.text.decode(errors="backslashreplace")
             job.outcome = Outcome(_ENDS[report.left], _ENDS[report.right], report.seconds, reason)
-            for sock in job.copies:  # of an origin that came too late
-                abort_socket(sock)
-            job.copies = ()
+            job.abort_copies()  # of an origin that came too late
             self._close_account(job)
 
     def _lose(self, job: Job) -> None:
@@ -277,9 +275,7 @@ class Employed:
         job.outcome = Outcome(End.ERROR, End.ERROR, trio.current_time() - job.started, "the worker died")
         if job.copies:
             self._credit.release()
-            for sock in job.copies:
-                abort_socket(sock)
-            job.copies = ()
+            job.abort_copies()
         self._close_account(job)
 
     def _close_account(self, job: Job) -> None:

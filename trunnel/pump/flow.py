@@ -120,7 +120,7 @@ class Flow:
             self.stream.source_ended(self)
             return False
         self.count += len(chunk)
-        if not self._deliver(chunk) or len(chunk) < SMALL:
+        if not self._deliver(chunk) or (len(chunk) < SMALL and not self.source.ahead):
             return False
         if not self._bounded:
             self._bounded = True

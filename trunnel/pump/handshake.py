@@ -21,7 +21,7 @@ from trunnel.pump.tls_side import TlsSide
 
 _ALERT_TIMEOUT: Final = 2.0
 """Seconds that the peer has to read our alert: a close with bytes unread would send RST, which overtakes it."""
-_DISCARD: Final = 16 * 1024
+_DISCARD: Final = 64 * 1024
 
 
 @final
@@ -98,10 +98,10 @@ class Handshake:
             self.side.sock.shutdown(socket.SHUT_WR)
 
     def _await_end(self) -> None:
-        """Read away what the peer still sends, until it has our FIN and ends."""
+        """Read away what the peer still sends, until it has our FIN and ends; others have their turn in between."""
         try:
-            while self.side.sock.recv(_DISCARD):
-                pass
+            if self.side.sock.recv(_DISCARD):
+                return
         except BlockingIOError:
             return
         except OSError:

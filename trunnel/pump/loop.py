@@ -24,9 +24,10 @@ import select
 import socket
 import time
 from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol, final
 
-from trunnel.pump.orders import ORDER_MAX, REPORT_BATCH, News, Order, Report, Verb, decode_order
+from trunnel.pump.orders import ORDER_MAX, ORDERS_PER_PACKET, REPORT_BATCH, News, Order, Report, Verb, decode_orders
 from trunnel.pump.pipes import Pipes
 from trunnel.pump.pumped import Pumped
 from trunnel.pump.sides import Inflow, Side
@@ -34,13 +35,18 @@ from trunnel.pump.sides import Inflow, Side
 if TYPE_CHECKING:
     from trunnel.pump.tls_side import Leaves
 
-_DESCRIPTORS: Final = socket.CMSG_SPACE(2 * array.array("i").itemsize)
+_NEEDS: Final = {Verb.TAKE: 2, Verb.TERMINATE: 1, Verb.JOIN: 1}
+"""Descriptors that ride on an order."""
+_DESCRIPTORS: Final = socket.CMSG_SPACE(2 * ORDERS_PER_PACKET * array.array("i").itemsize)
 _READS: Final = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 _WRITES: Final = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 _EVENTS: Final = 256
 """Sockets served in one turn."""
 _ORDERS: Final = 64
 """Orders obeyed in one turn."""
+_COMPANY: Final = 0.002
+"""Seconds that a report which nobody waits for may take."""
+_FEW: Final = 8
 _SETTLE: Final = 0.01
 """Seconds between two looks at streams that wait for an acknowledgement."""
 _SWEEPS: Final = (0.05, 60.0)
@@ -114,9 +120,11 @@ class Loop:
         self._sides: dict[int, tuple[Side, Stream]] = {}
         self._eager: dict[Inflow, Stream] = {}
         self._settling: list[Stream] = []
-        self._reports = [Report(News.HIRED, left_bytes=capacity)]
+        self._reports: list[Report] = []
         self._now = time.monotonic()
         self._sweep_at = math.inf
+        self._tell_at = math.inf  # when the reports go out
+        self._tell(Report(News.HIRED, left_bytes=capacity))
 
     def run(self) -> None:
         """Work until the supervisor has gone."""
@@ -124,7 +132,8 @@ class Loop:
         self._epoll.register(self._channel.fileno(), select.EPOLLIN)
         try:
             while True:
-                self._send_reports()
+                if self._now >= self._tell_at:
+                    self._send_reports()
                 self._turn()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return  # the supervisor has gone; the kernel closes what we have, with RST
@@ -168,7 +177,8 @@ class Loop:
             return 0.0
         if self._settling:
             return _SETTLE
-        return -1.0 if self._sweep_at == math.inf else max(0.0, self._sweep_at - self._now)
+        until = min(self._sweep_at, self._tell_at)
+        return -1.0 if until == math.inf else max(0.0, until - self._now)
 
     def _after(self, stream: Stream) -> None:
         """Have *stream* wait for what it now needs, or part with it."""
@@ -188,7 +198,7 @@ class Loop:
         stream.hurries = False
         self._sweep_at = min(self._sweep_at, stream.due())
         if stream.news is not None:
-            self._reports.append(stream.news)
+            self._tell(stream.news)
             stream.news = None
 
     def _sweep(self) -> None:
@@ -224,7 +234,7 @@ class Loop:
         waiting: list[Stream] = []
         for stream in self._settling:
             if stream.settle():
-                self._reports.append(stream.report())
+                self._tell(stream.report())
             else:
                 waiting.append(stream)
         self._settling = waiting
@@ -235,16 +245,15 @@ class Loop:
         """Do what waits in the channel; raises EOFError when the supervisor has gone."""
         for _ in range(_ORDERS):
             try:
-                packet, control, flags, _address = self._channel.recvmsg(ORDER_MAX, _DESCRIPTORS)
+                packet, control, _flags, _address = self._channel.recvmsg(ORDER_MAX, _DESCRIPTORS)
             except BlockingIOError:
                 return
             if not packet:
                 raise EOFError
-            descriptors = _descriptors(control)
-            if flags & socket.MSG_CTRUNC:  # not room for all of them
-                _close(descriptors)
-                descriptors = []
-            self._obey(decode_order(packet), descriptors)
+            descriptors = iter(_descriptors(control))  # the first ones, where there was no room for all
+            for order in decode_orders(packet):
+                self._obey(order, list(islice(descriptors, _NEEDS.get(order.verb, 0))))
+            _close(descriptors)
 
     def _obey(self, order: Order, descriptors: list[int]) -> None:
         match order.verb, descriptors:
@@ -254,20 +263,20 @@ class Loop:
                 self._terminate(order, visitor)
             case Verb.JOIN, _:
                 self._join(order, descriptors)
-            case Verb.CANCEL, []:
+            case Verb.CANCEL, _:
                 self._cancel(order.stream)
-            case Verb.LEAF, [] if self._leaves is not None:
+            case Verb.LEAF, _ if self._leaves is not None:
                 self._leaves.replace(order.payload)
             case _:
                 _close(descriptors)
-                self._reports.append(Report(News.REFUSED, order.stream))
+                self._tell(Report(News.REFUSED, order.stream))
 
     def _side(self, descriptor: int) -> Side:
         return Side(socket.socket(fileno=descriptor), self._epoll)
 
     def _serve(self, stream: Stream) -> None:
         """Begin to serve a stream whose descriptors have come."""
-        self._reports.append(Report(News.TAKEN, stream.number))
+        self._tell(Report(News.TAKEN, stream.number))
         self._streams[stream.number] = stream
         for side in stream.sides:
             self._sides[side.fd] = side, stream
@@ -286,7 +295,7 @@ class Loop:
         side = None if self._leaves is None else self._leaves.side(sock, self._epoll)
         if side is None:
             sock.close()
-            self._reports.append(Report(News.REFUSED, order.stream))
+            self._tell(Report(News.REFUSED, order.stream))
         else:
             self._serve(Handshake(order, side, clock=self.clock))
 
@@ -295,8 +304,9 @@ class Loop:
         shaken = self._streams.get(order.stream)
         if shaken is None or len(descriptors) != 1:
             _close(descriptors)
-            self._reports.append(Report(News.TAKEN, order.stream))
             self._cancel(order.stream)
+            self._settle()  # DONE before TAKEN: the supervisor aborts the origin, and does not just close it
+            self._tell(Report(News.TAKEN, order.stream))
             return
         (visitor,) = shaken.sides
         del self._streams[shaken.number], self._sides[visitor.fd]
@@ -316,8 +326,15 @@ class Loop:
             if settling.number == number:
                 settling.cancel()
 
+    def _tell(self, report: Report) -> None:
+        """Have *report* sent at the end of this turn; a TAKEN, which nobody waits for, may find company first."""
+        self._reports.append(report)
+        is_hurried = report.news is not News.TAKEN or len(self._reports) > _FEW
+        self._tell_at = min(self._tell_at, self._now if is_hurried else self._now + _COMPANY)
+
     def _send_reports(self) -> None:
         """Tell what has happened; the channel has room for what was ordered, so waiting here is rare and short."""
+        self._tell_at = math.inf
         while self._reports:
             batch = self._reports[:REPORT_BATCH]
             del self._reports[:REPORT_BATCH]

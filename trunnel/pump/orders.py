@@ -1,6 +1,6 @@
 """What the supervisor and a worker say to each other, on a socket pair of sequenced packets.
 
-    supervisor → worker   one `Order` a packet; descriptors ride on it (SCM_RIGHTS)
+    supervisor → worker   several `Order`s a packet; their descriptors ride on it, in order (SCM_RIGHTS)
     worker → supervisor   any number of `Report`s a packet, of fixed size
 
 The worker answers every TAKE with TAKEN or REFUSED, and every taken stream
@@ -20,6 +20,8 @@ from typing import Final, NamedTuple, final
 
 ORDER_MAX: Final = 64 * 1024
 """Bytes of the largest order: a key and its chain of certificates."""
+ORDERS_PER_PACKET: Final = 16
+"""Orders in one packet at most: with 32 descriptors, far from the kernel's 253."""
 REPORT_BATCH: Final = 256
 """Reports in one packet at most."""
 SLOT_SIZE: Final = 16
@@ -127,11 +129,18 @@ class Report(NamedTuple):
         )
 
 
-def decode_order(packet: bytes) -> Order:
-    """Return the order in a packet; raises struct.error or ValueError for what is none."""
-    verb, flags, slot, stream, first_byte, idle, half_closed, total = _ORDER.unpack_from(packet)
-    payload = packet[_ORDER.size :]
-    return Order(Verb(verb), stream, slot, flags, first_byte, idle, half_closed, total, payload)
+def decode_orders(packet: bytes) -> list[Order]:
+    """Return the orders in a packet; raises struct.error or ValueError for what is none.
+
+    One with a payload (LEAF) has a packet of its own.
+    """
+    payload = b""
+    if packet[:1] == bytes([Verb.LEAF]):
+        packet, payload = packet[: _ORDER.size], packet[_ORDER.size :]
+    return [
+        Order(Verb(verb), stream, slot, flags, first_byte, idle, half_closed, total, payload)
+        for verb, flags, slot, stream, first_byte, idle, half_closed, total in _ORDER.iter_unpack(packet)
+    ]
 
 
 def decode_reports(packet: bytes) -> list[Report]:

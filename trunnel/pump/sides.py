@@ -93,6 +93,7 @@ class Side:
     __slots__ = (
         "_mask",
         "_registry",
+        "ahead",
         "crossed",
         "deaf",
         "end",
@@ -126,6 +127,8 @@ class Side:
         """That FIN waits for room."""
         self.crossed = False
         """Its reader has to write first."""
+        self.ahead = False
+        """Its end was taken from the socket together with its last bytes: `epoll` will not tell of it."""
         self.deaf = False
         """Writing to it failed: it reads no more."""
         self.suspect = False

@@ -126,6 +126,7 @@ class TlsSide(Side):
         except SSL.WantWriteError as exc:
             self.crossed = True
             raise BlockingIOError from exc
+        self.ahead = self._incoming.has_ended
         if not plaintext and (failure := self._incoming.failure) is not None:
             raise OSError(errno.EPROTO, str(failure)) from failure
         return plaintext
@@ -139,9 +140,10 @@ class TlsSide(Side):
             raise _lost(exc) from exc
 
     def seal(self) -> None:
-        """Send close_notify; what was sent before has left."""
+        """Send close_notify; what was sent before has left, but perhaps the answer to a KeyUpdate."""
         self.sealing = False
         try:
+            self.connection.do_handshake()
             self.connection.shutdown()
         except SSL.WantWriteError:
             self.sealing = True

@@ -60,6 +60,11 @@ class Incoming:
         """We sent an alert: the peer should be given time to read it."""
         connection.set_info_callback(self._note)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will be read."""
+        return self._finished or self.failure is not None
+
     def read(self, wanted: int) -> bytes:
         """Decrypt the records that are there, at most `TLS_RECORDS_PER_READ`.
 
@@ -69,7 +74,7 @@ class Incoming:
         Raises:
             SSL.WantReadError, SSL.WantWriteError: Nothing is there yet.
         """
-        if self._finished or self.failure is not None:
+        if self.has_ended:
             return b""
         records: list[bytes] = []
         try:

@@ -19,9 +19,9 @@ The exchange is `wire/direct.py`'s, the rules are DATAPLANE's and PROTOCOL.md's:
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Final, final
 
 import trio
@@ -33,6 +33,7 @@ from trunnel import capabilities
 from trunnel.errors import ConnectError, LocalProtocolError, RemoteProtocolError
 from trunnel.names import KeyId
 from trunnel.settings.limits import PARKED_KEEPALIVE, PARKED_USER_TIMEOUT_MS
+from trunnel.streams.exact import read_exactly, receive, send
 from trunnel.streams.sockets import abort_socket, tune_socket
 from trunnel.wire.direct import (
     ANSWER_SIZE,
@@ -176,28 +177,23 @@ class DirectLink:
         tune_socket(sock)
 
 
-@contextmanager
-def _aborted_on_failure(stream: trio.SocketStream) -> Iterator[None]:
-    """Abort *stream* if the body does not end well."""
-    try:
-        yield
-    except BaseException:
-        abort_socket(stream.socket)
-        raise
+@final
+class _AbortedOnFailure:
+    """Aborts a stream if the body does not end well."""
 
+    __slots__ = ("_stream",)
 
-async def _read_exactly(stream: trio.SocketStream, size: int) -> bytes:
-    """Read *size* bytes and none behind them; raises trio.BrokenResourceError if the peer ends before."""
-    chunk = await stream.receive_some(size)
-    if len(chunk) == size:
-        return bytes(chunk)
-    pieces = bytearray(chunk)
-    while chunk and len(pieces) < size:
-        chunk = await stream.receive_some(size - len(pieces))
-        pieces += chunk
-    if not chunk:
-        raise trio.BrokenResourceError(f"the data connection ended after {len(pieces)} of {size} bytes")
-    return bytes(pieces)
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            abort_socket(self._stream.socket)
 
 
 # --- the agent's side, before parking ---------------------------------------------------------
@@ -219,7 +215,7 @@ async def prove(stream: trio.SocketStream, terms: DirectTerms, *, timeout: float
     Cancellation: *stream* is aborted.
     """
     try:
-        with _aborted_on_failure(stream), trio.fail_after(timeout):
+        with _AbortedOnFailure(stream), trio.fail_after(timeout):
             return await _prove(stream, terms)
     except trio.TooSlowError as exc:
         raise ConnectError(f"the relay did not answer the data connection within {timeout:g} s") from exc
@@ -233,15 +229,15 @@ async def _prove(stream: trio.SocketStream, terms: DirectTerms) -> DirectLink:
     nonce = secrets.token_bytes(DIGEST_SIZE)
     preface = Preface(terms.relay_digest, terms.session_tag, nonce).encode()
     started = trio.current_time()
-    await stream.send_all(preface)
-    challenge = await _read_exactly(stream, CHALLENGE_SIZE)
+    await send(stream, preface)
+    challenge = await read_exactly(stream, CHALLENGE_SIZE)
     rtt = trio.current_time() - started
     verdict = read_challenge_untrusted(challenge)
     if isinstance(verdict, Refusal):
         raise DirectRefused(verdict)
     keys = DirectKeys.derive(terms.secret, nonce, verdict)
     keys.check_challenge_untrusted(preface, challenge)
-    await stream.send_all(keys.proof(preface, challenge))
+    await send(stream, keys.proof(preface, challenge))
     return DirectLink(
         stream, rtt=rtt, incoming=Seal(keys.seal_relay, SEAL_RELAY), outgoing=Seal(keys.seal_agent, SEAL_AGENT)
     )
@@ -263,10 +259,10 @@ async def read_preface(stream: trio.SocketStream, *, prefix: bytes = b"") -> Pre
 
     Cancellation, and whatever is raised: *stream* is closed.  Callers bound the time.
     """
-    with _aborted_on_failure(stream):
+    with _AbortedOnFailure(stream):
         raw = prefix
         while (version := head_version_untrusted(raw)) in (None, DIRECT_VERSION) and len(raw) < PREFACE_SIZE:
-            chunk = await stream.receive_some(PREFACE_SIZE - len(raw))
+            chunk = await receive(stream, PREFACE_SIZE - len(raw))
             if not chunk:
                 raise trio.BrokenResourceError(f"a data connection ended after {len(raw)} of {PREFACE_SIZE} bytes")
             raw += chunk
@@ -281,7 +277,7 @@ async def refuse(stream: trio.SocketStream, refusal: Refusal) -> None:
 
     Cancellation: *stream* is aborted.
     """
-    with suppress(trio.BrokenResourceError), _aborted_on_failure(stream):
+    with suppress(trio.BrokenResourceError), _AbortedOnFailure(stream):
         await stream.send_all(refusal_bytes(refusal))
         await stream.aclose()
 
@@ -301,7 +297,7 @@ async def admit(stream: trio.SocketStream, preface: Preface, terms: DirectTerms)
 
     Cancellation, and whatever is raised: *stream* is aborted.  Callers bound the time.
     """
-    with _aborted_on_failure(stream):
+    with _AbortedOnFailure(stream):
         if (preface.relay, preface.session) != (terms.relay_digest, terms.session_tag):
             raise LocalProtocolError("a data connection was to be admitted to a session that it does not name")
         nonce = secrets.token_bytes(DIGEST_SIZE)
@@ -309,8 +305,8 @@ async def admit(stream: trio.SocketStream, preface: Preface, terms: DirectTerms)
         said = preface.encode()
         challenge = keys.challenge(said, nonce)
         started = trio.current_time()
-        await stream.send_all(challenge)
-        proof = await _read_exactly(stream, PROOF_SIZE)
+        await send(stream, challenge)
+        proof = await read_exactly(stream, PROOF_SIZE)
         rtt = trio.current_time() - started
         keys.check_proof_untrusted(said, challenge, proof)
     return DirectLink(
@@ -340,10 +336,10 @@ async def offer(link: DirectLink, header: bytes, first: bytes) -> Answer:
     Cancellation, and whatever is raised: the link is aborted.  Callers bound the time.
     """
     stream = link.stream
-    with _aborted_on_failure(stream):
+    with _AbortedOnFailure(stream):
         length = sealed_length(header)
-        await stream.send_all(b"".join((length, link.outgoing.seal(header), first)))
-        sealed = await _read_exactly(stream, ANSWER_SIZE)
+        await send(stream, b"".join((length, link.outgoing.seal(header), first)))
+        sealed = await read_exactly(stream, ANSWER_SIZE)
         try:
             said = read_answer_untrusted(link.incoming.unseal_untrusted(sealed))
         except RemoteProtocolError as exc:
@@ -366,9 +362,9 @@ async def wait_taken(link: DirectLink) -> bytes:
     Cancellation, and whatever is raised: the link is aborted.
     """
     stream = link.stream
-    with _aborted_on_failure(stream):
-        length = sealed_length_untrusted(await _read_exactly(stream, LENGTH.size))
-        header = link.incoming.unseal_untrusted(await _read_exactly(stream, length))
+    with _AbortedOnFailure(stream):
+        length = sealed_length_untrusted(await read_exactly(stream, LENGTH.size))
+        header = link.incoming.unseal_untrusted(await read_exactly(stream, length))
     link.tune_taken()
     return header
 
@@ -381,5 +377,5 @@ async def answer(link: DirectLink, code: int) -> None:
 
     Cancellation, and whatever is raised: the link is aborted.
     """
-    with _aborted_on_failure(link.stream):
-        await link.stream.send_all(link.outgoing.seal(bytes([code])))
+    with _AbortedOnFailure(link.stream):
+        await send(link.stream, link.outgoing.seal(bytes([code])))
