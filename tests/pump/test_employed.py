@@ -66,7 +66,6 @@ class Chief:
         self.employed = Employed(process, mine, self.counts, slots)
         self._mine = mine
         self._orders: list[Order] = []
-        self._orders: list[Order] = []
 
     def order(self) -> Order:
         """Return the next order; descriptors are closed."""
@@ -222,6 +221,7 @@ async def test_too_many_descriptors_in_flight_are_sent_again_and_then_not(
     """ETOOMANYREFS: an ordinary user has about 256; a moment later there may be room."""
     async with chief(channel=Crowded) as plays, sockets() as copies:
         job = await give(plays.employed, copies)
+        await trio.sleep(1)
         assert plays.order().stream == job.number
     async with chief(channel=Overcrowded) as plays, sockets() as copies:
         job = await give(plays.employed, copies)
