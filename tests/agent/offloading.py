@@ -26,7 +26,7 @@ from trunnel.events import Event, StreamClosed
 from trunnel.names import Target
 from trunnel.pump import Workers, open_workers
 from trunnel.pump.employed import Employed
-from trunnel.pump.tls_side import encode_leaf
+from trunnel.pump.leaf import encode_leaf
 from trunnel.streams.abort import abort_stream
 from trunnel.streams.tls import TlsStream
 from trunnel.transports.direct import DirectLink, offer, wait_taken

@@ -187,13 +187,14 @@ class Programs:
         self._nursery = nursery
 
     async def start(self, *words: str) -> Program:
-        """Start `trunnel` with these words and `--json`."""
+        """Start `trunnel` with these words and `--json`, in a process group of its own."""
         process = await trio.lowlevel.open_process(
             [sys.executable, "-m", "trunnel", *words, "--json"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=clean_environment(self.folder),
+            process_group=0,
         )
         program = Program(process, words)
         self.started.append(program)

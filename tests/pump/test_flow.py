@@ -182,3 +182,16 @@ def test_the_end_comes_after_all_bytes_also_in_bulk() -> None:
         made.serve()
         assert made.left.end is Finish.FIN
         assert drain(made.origin) == (payload, "fin")
+
+
+def test_an_end_behind_urgent_data_is_not_taken_for_the_end_of_the_bytes() -> None:
+    """There `splice` returns 0 as at an end of file, although bytes wait: `recv` has the last word."""
+    before, after = pattern(1, 3 * SMALL), pattern(2, 3 * SMALL)
+    with handmade() as made:
+        made.visitor.sendall(before)
+        made.visitor.send(b"!", socket.MSG_OOB)
+        made.visitor.sendall(after)
+        made.visitor.shutdown(socket.SHUT_WR)
+        made.serve()
+        assert made.left.end is Finish.FIN
+        assert drain(made.origin) == (before + after, "fin")

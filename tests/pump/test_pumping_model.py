@@ -20,6 +20,7 @@ SCRIPTS = st.lists(STEPS, max_size=12)
 ALL_STEPS = st.one_of(STEPS, STEPS, STEPS, st.builds(Step, SIDE, st.just("cancel"), st.just(0)))
 STUCK_THEN_RESET = [Step(1, "stall"), Step(0, "send", 700_000), Step(0, "wait"), Step(0, "reset"), Step(1, "send", 1)]
 ENDED_THEN_RESET = [Step(1, "send", 700_000), Step(1, "fin"), Step(0, "drain"), Step(1, "reset"), Step(0, "send", 100)]
+RESET_MEETS_WRITER = [Step(0, "send", 100), Step(1, "drain"), Step(1, "reset"), Step(0, "send", 16_385)]
 CUT_MID_PIPE = [Step(1, "stall"), Step(0, "send", 700_000), Step(0, "wait"), Step(0, "cancel")]
 
 
@@ -42,6 +43,7 @@ def test_any_conversation_arrives_exactly_and_ends_as_it_ended(way: str) -> None
 
             @settings(suppress_health_check=list(HealthCheck))
             @example(scripts=[STUCK_THEN_RESET, ENDED_THEN_RESET])
+            @example(scripts=[RESET_MEETS_WRITER, RESET_MEETS_WRITER])
             @example(scripts=[CUT_MID_PIPE, STUCK_THEN_RESET])
             @given(scripts=st.tuples(SCRIPTS, st.lists(ALL_STEPS, max_size=12)).map(list))
             def every(scripts: list[list[Step]]) -> None:

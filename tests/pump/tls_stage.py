@@ -24,7 +24,7 @@ from tests.streams.tls_pairs import Identity, make_identity, make_leaf, visitor_
 from trunnel import capabilities
 from trunnel.pump import PumpResult, Terminated, Way, Workers, open_workers
 from trunnel.pump.employed import Employed
-from trunnel.pump.tls_side import encode_leaf
+from trunnel.pump.leaf import encode_leaf
 from trunnel.streams.abort import abort_stream
 from trunnel.streams.copy import CopyLimits, Counter
 from trunnel.streams.tls import TlsRole, TlsStream

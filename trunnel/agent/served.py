@@ -20,7 +20,7 @@ from trunnel.events import EventSink
 from trunnel.identity.certstore import Leaf, LeafStore
 from trunnel.names import Hostname, ServerAddress
 from trunnel.pump import Workers
-from trunnel.pump.tls_side import encode_leaf
+from trunnel.pump.leaf import encode_leaf
 from trunnel.settings.agent import AgentSettings
 
 

@@ -159,10 +159,10 @@ class Flow:
                 return True
             self.stream.source_broke(self, exc)
             return False
-        if not size:
+        if not size:  # an end, or urgent data and a FIN behind it: `recv` knows
             self._return_pipe()
-            self.stream.source_ended(self)
-            return False
+            self._bulk = False
+            return True
         self.count += size
         self._in_pipe = size
         self._bulk = size >= SMALL

@@ -96,7 +96,7 @@ class Workers:
     # --- TLS ------------------------------------------------------------------------------------------
 
     def show(self, leaf: bytes) -> None:
-        """Have visitors see *leaf* (`tls_side.encode_leaf`) from the next one on; streams that are open keep theirs."""
+        """Have visitors see *leaf* (`leaf.encode_leaf`) from the next one on; streams that are open keep theirs."""
         self._leaf = leaf
         for worker in self._crew:
             self._instruct(worker)

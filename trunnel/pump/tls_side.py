@@ -25,31 +25,14 @@ from __future__ import annotations
 import errno
 from select import EPOLLOUT
 from socket import socket
-from typing import TYPE_CHECKING, Final, cast, final
+from typing import final
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.x509 import load_pem_x509_certificates
 from OpenSSL import SSL
 
-from trunnel.identity.certstore import Leaf
 from trunnel.identity.contexts import visitor_context
+from trunnel.pump.leaf import decode_leaf
 from trunnel.pump.sides import Registry, Side
 from trunnel.streams.tls_peer import TRUNCATED, Incoming, explain
-
-if TYPE_CHECKING:
-    from trunnel.identity.keys import PrivateKey
-
-_SEPARATOR: Final = b"\n"
-"""Between the protocols (hexadecimal, with commas) and the PEM of key and chain in a leaf order."""
-
-
-def encode_leaf(leaf: Leaf, alpn: tuple[bytes, ...]) -> bytes:
-    """Return what a worker needs to show *leaf*: protocols, key, chain.  Secret."""
-    key = leaf.private_key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    chain = b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in leaf.chain)
-    return b",".join(protocol.hex().encode() for protocol in alpn) + _SEPARATOR + key + chain
 
 
 @final
@@ -61,17 +44,7 @@ class Leaves:
 
     def replace(self, encoded: bytes) -> None:
         """Show the leaf of `encode_leaf` from now on; streams that are open keep theirs."""
-        from pathlib import Path
-
-        protocols, _, pem = encoded.partition(_SEPARATOR)
-        leaf = Leaf(
-            private_key=cast("PrivateKey", serialization.load_pem_private_key(pem, None)),
-            chain=tuple(load_pem_x509_certificates(pem)),
-            path=Path(),
-            fingerprint="",
-            names=(),
-        )
-        alpn = [bytes.fromhex(protocol.decode()) for protocol in protocols.split(b",") if protocol]
+        leaf, alpn = decode_leaf(encoded)
         self._context = visitor_context(leaf, alpn=alpn)
 
     def side(self, sock: socket, registry: Registry) -> TlsSide | None:
@@ -140,10 +113,9 @@ class TlsSide(Side):
             raise _lost(exc) from exc
 
     def seal(self) -> None:
-        """Send close_notify; what was sent before has left, but perhaps the answer to a KeyUpdate."""
+        """Send close_notify; what was sent before has left."""
         self.sealing = False
         try:
-            self.connection.do_handshake()
             self.connection.shutdown()
         except SSL.WantWriteError:
             self.sealing = True

@@ -58,6 +58,8 @@ class ExtensionType(IntEnum):
     ENCRYPTED_CLIENT_HELLO = 0xFE0D
     RENEGOTIATION_INFO = 0xFF01
 
+    __hash__ = int.__hash__  # Enum's hashes the name, in Python: a quarter of the time for a hello
+
 
 OCSP: Final = 1
 """CertificateStatusType ocsp, the only one with a known form (RFC 6066 §8)."""
@@ -108,13 +110,14 @@ def check_extensions_untrusted(extensions: Mapping[int, bytes], *, tls13: bool) 
             _check_key_share(shares, extensions.get(ExtensionType.SUPPORTED_GROUPS))
 
 
+_NAMES: Final = {kind: kind.name.lower() for kind in ExtensionType}
 _Checks = Mapping[ExtensionType, Callable[[bytes, str], None]]
 
 
 def _hold_to(checks: _Checks, extensions: Mapping[int, bytes]) -> None:
     for kind, check in checks.items():
         if (body := extensions.get(kind)) is not None:
-            check(body, kind.name.lower())
+            check(body, _NAMES[kind])
 
 
 # --- shapes that several have -----------------------------------------------------------------

@@ -19,6 +19,7 @@ import ipaddress
 import re
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, final
 
 from trunnel.names import PORT_MAX
@@ -55,6 +56,8 @@ NIBBLE: Final = 0x0F
 
 _COMMAND_AT, _FAMILY_AT = 12, 13
 _LAYOUTS: Final = {INET: struct.Struct("!4s4sHH"), INET6: struct.Struct("!16s16sHH")}
+_REMEMBERED: Final = 1024
+"""Addresses whose other form is remembered: visitors come back, and relays stay where they are."""
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 _IPV4_BYTES: Final = 4
 _V1_FIELDS: Final = 6
@@ -134,11 +137,13 @@ _KINDS: Final = {bytes([kind]): kind for kind in StreamKind}
 # --- addresses --------------------------------------------------------------------------------
 
 
+@lru_cache(_REMEMBERED)
 def _packed(host: str) -> bytes:
     """Return the 4 or 16 bytes of an IP address; ValueError if it is none."""
     return ipaddress.IPv6Address(host).packed if ":" in host else ipaddress.IPv4Address(host).packed
 
 
+@lru_cache(_REMEMBERED)
 def _text(packed: bytes) -> str:
     """Return the canonical text of a packed address."""
     quad = packed.removeprefix(_MAPPED)

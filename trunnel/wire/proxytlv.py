@@ -53,6 +53,8 @@ class TlvType(IntEnum):
     STREAM_KIND = 0xE0
     ENDPOINT = 0xE1
 
+    __hash__ = int.__hash__  # Enum's hashes the name, in Python
+
 
 ONCE: Final = frozenset({*OURS, TlvType.CRC32C})
 """Types of which a second one is refused."""
