@@ -159,3 +159,29 @@ async def test_a_pool_that_drains_dials_no_more_and_waits_for_the_last_visitor(c
             await each.aclose()
             await settled()
         assert drained.is_set()
+
+
+async def test_a_pool_that_drains_has_nothing_to_say_of_what_the_relay_lets_go(clock: MockClock) -> None:
+    async with pooled() as play:
+        await settled()
+        play.nursery.start_soon(play.pool.drain)
+        await settled()
+        for link in play.lot.parked:
+            link.abort()
+        await settled()
+        assert play.pool.parked == 0
+        assert play.told == [""]
+
+
+async def test_a_pool_that_drains_has_nothing_to_say_of_dials_that_were_under_way(clock: MockClock) -> None:
+    lot = FarLot(opened=trio.Event())
+    async with pooled(lot) as play:
+        await settled()
+        play.nursery.start_soon(play.pool.drain)
+        await settled()
+        lot.failing = ConnectError("the relay is draining")
+        assert lot.opened is not None
+        lot.opened.set()
+        await settled()
+        assert len(lot.dials) == FLOOR
+        assert play.told == []

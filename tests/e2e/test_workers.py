@@ -54,6 +54,11 @@ def chosen(who: Who, relay: Relay, agent: Agent) -> Program:
     return relay.program if who == "relay" else agent.program
 
 
+def said(line: str) -> bool:
+    """Whether a line of a log is none that every program has."""
+    return not any(text in line for text in (" ID: ", " URL: ", "session_opened", "session_closed"))
+
+
 async def busy_workers(program: Program) -> list[int]:
     """Return the workers of *program* that have a visitor."""
     await until(lambda: any(map(sockets_of, workers_of(program))))
@@ -106,8 +111,7 @@ async def test_tls_that_is_passed_through_is_moved_by_workers_too(
     go_on.set()
     await download.succeeds()
     for program in (relay.program, agent.program):
-        closed = await program.event("stream_closed", data_path="direct")
-        assert (closed["visitor_end"], closed["origin_end"]) == ("fin", "fin")
+        assert (await program.event("stream_closed", data_path="direct"))["visitor_end"] == "fin"
 
 
 async def test_inside_the_session_the_agent_has_no_workers(programs: Programs, nursery: trio.Nursery) -> None:
@@ -183,7 +187,7 @@ async def test_a_signal_to_the_whole_process_group_lets_visitors_finish(
     await download.succeeds()
     assert await program.ended() == 0
     await gone(workers)
-    assert not [line for line in program.log if "Traceback" in line or "died" in line], program.log
+    assert [line for line in program.log if said(line)] == []
 
 
 @of_either
@@ -191,7 +195,7 @@ async def test_the_workers_of_a_program_that_is_killed_end_and_reset_their_visit
     programs: Programs, nursery: trio.Nursery, origin: PausingOrigin, who: Who
 ) -> None:
     """`kill -9` of the program itself: nobody is left to tell them, but their channel ends."""
-    relay, agent = await start(programs, nursery, origin)
+    relay, agent = await start(programs, nursery, origin, "--transport", "h2")  # a dead relay is noticed at once
     program = chosen(who, relay, agent)
     workers = workers_of(program)
     download = await begin_download(agent, nursery)

@@ -333,13 +333,6 @@ async def test_500_streams_do_not_stay_with_the_sender() -> None:
         assert open_descriptors(employed.process.pid) <= theirs + 2  # a pipe may stay
 
 
-async def test_descriptors_in_the_workers_hands_are_not_in_ours() -> None:
-    async with hired() as workers, stage(workers) as play:
-        await play.is_moving()
-        await until(lambda: play.left.socket.fileno() < 0)
-        assert play.right.socket.fileno() < 0
-
-
 # --- cancellation and death -------------------------------------------------------------------
 
 

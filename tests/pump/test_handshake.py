@@ -110,60 +110,61 @@ async def test_a_handshake_that_has_to_write_waits_for_room_without_work() -> No
 # --- visitors that are not ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("said", ["nothing", "half a hello", "a hello"])
-async def test_a_handshake_that_does_not_go_on_ends_by_its_deadline_and_disturbs_nobody(said: str) -> None:
-    hello = HandVisitor().hello()
-    async with hired_tls() as workers, nothing_lost(workers), trio.open_nursery() as nursery:
-        (worker,) = workers.employed
-        near, left = await socket_pair()
-        await near.send_all({"nothing": b"", "half a hello": hello[:100], "a hello": hello}[said])
-        started = trio.current_time()
-        nursery.start_soon(fails, workers, left, "not done in time", SHORT)
-        await exchange(workers)  # beside it
-        ticks = cpu_ticks(worker.process.pid)
-        received, end = await read_to_end(near)
-        assert end is End.RESET
-        assert bool(received) == (said == "a hello")
-        assert SHORT - 0.05 <= trio.current_time() - started <= SHORT + LATE
-        assert cpu_ticks(worker.process.pid) - ticks <= 3
-        abort_stream(near)
+async def test_a_handshake_that_does_not_go_on_ends_by_its_deadline_and_disturbs_nobody() -> None:
+    """And returns at once."""
+    async with hired_tls() as workers:
+        for said in ("nothing", "half a hello", "a hello"):
+            hello = HandVisitor().hello()
+            async with nothing_lost(workers), trio.open_nursery() as nursery:
+                (worker,) = workers.employed
+                near, left = await socket_pair()
+                await near.send_all({"nothing": b"", "half a hello": hello[:100], "a hello": hello}[said])
+                started = trio.current_time()
+                nursery.start_soon(fails, workers, left, "not done in time", SHORT)
+                await exchange(workers)  # beside it
+                ticks = cpu_ticks(worker.process.pid)
+                received, end = await read_to_end(near)
+                assert end is End.RESET
+                assert bool(received) == (said == "a hello")
+                assert SHORT - 0.05 <= trio.current_time() - started <= SHORT + LATE
+                assert cpu_ticks(worker.process.pid) - ticks <= 3
+                abort_stream(near)
 
 
-@pytest.mark.parametrize(
-    "said", [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\xff" * 300, b"\x16\x03\x01\x00\x05hello", b""]
-)
-async def test_what_is_no_tls_ends_at_once(said: bytes) -> None:
+async def test_what_is_no_tls_ends_at_once() -> None:
     """A visitor that just leaves, too; nobody waits for the deadline."""
-    async with hired_tls() as workers, nothing_lost(workers), trio.open_nursery() as nursery:
-        near, left = await socket_pair()
-        await near.send_all(said)
-        if not said:
-            await near.send_eof()
-        nursery.start_soon(fails, workers, left, "the TLS handshake failed: .+")
-        with trio.fail_after(1):
-            received, _ = await read_to_end(near)
-        assert not received or received.startswith(ALERT)
-        await near.aclose()
+    async with hired_tls() as workers:
+        for said in (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\xff" * 300, b"\x16\x03\x01\x00\x05hello", b""):
+            async with nothing_lost(workers), trio.open_nursery() as nursery:
+                near, left = await socket_pair()
+                await near.send_all(said)
+                if not said:
+                    await near.send_eof()
+                nursery.start_soon(fails, workers, left, "the TLS handshake failed: .+")
+                with trio.fail_after(1):
+                    received, _ = await read_to_end(near)
+                assert not received or received.startswith(ALERT)
+                await near.aclose()
 
 
-@pytest.mark.parametrize("behind", [0, 200_000])
-@pytest.mark.parametrize("why", ["protocol", "version"])
-async def test_a_refused_visitor_reads_why(why: str, behind: int) -> None:
+async def test_a_refused_visitor_reads_why() -> None:
     """The alert, then FIN: also when bytes that nobody will read lie behind the hello (RST would overtake it)."""
-    if why == "protocol":
-        hello, alert = HandVisitor(["nonsense"]).hello(), AlertDescription.NO_APPLICATION_PROTOCOL
-    else:
-        hello, alert = old_hello(), AlertDescription.PROTOCOL_VERSION
-    async with hired_tls() as workers, nothing_lost(workers), trio.open_nursery() as nursery:
-        near, left = await socket_pair()
-        async with trio.open_nursery() as meanwhile:
-            meanwhile.start_soon(near.send_all, hello + bytes(behind))
-            nursery.start_soon(fails, workers, left, "the TLS handshake failed: TLS: ")
-            received, end = await read_to_end(near)
-        assert end is End.FIN
-        assert received[:2] == ALERT
-        assert received[3:] == plaintext_alert(alert)[3:]
-        await near.aclose()
+    async with hired_tls() as workers:
+        for why, behind in itertools.product(("protocol", "version"), (0, 200_000)):
+            if why == "protocol":
+                hello, alert = HandVisitor(["nonsense"]).hello(), AlertDescription.NO_APPLICATION_PROTOCOL
+            else:
+                hello, alert = old_hello(), AlertDescription.PROTOCOL_VERSION
+            async with nothing_lost(workers), trio.open_nursery() as nursery:
+                near, left = await socket_pair()
+                async with trio.open_nursery() as meanwhile:
+                    meanwhile.start_soon(near.send_all, hello + bytes(behind))
+                    nursery.start_soon(fails, workers, left, "the TLS handshake failed: TLS: ")
+                    received, end = await read_to_end(near)
+                assert end is End.FIN
+                assert received[:2] == ALERT
+                assert received[3:] == plaintext_alert(alert)[3:]
+                await near.aclose()
 
 
 async def test_a_refused_visitor_that_does_not_leave_has_a_moment() -> None:

@@ -78,13 +78,24 @@ async def test_a_lot_that_closes_ends_what_is_parked_and_wakes_who_waits() -> No
         assert built.lots.find(built.lot.terms.session_tag) is None
 
 
-async def test_everybody_who_waits_hears_of_a_connection() -> None:
+async def test_each_connection_is_for_one_who_waits_in_order_of_coming() -> None:
+    """Waking all of them for one connection would cost a burst of visitors its square."""
+    served: list[int] = []
     async with yard() as built, trio.open_nursery() as nursery:
-        for _ in range(3):
-            nursery.start_soon(built.lot.wait_parked)
-        await trio.testing.wait_all_tasks_blocked()
-        await built.park()
-        await until(lambda: not nursery.child_tasks)
+
+        async def wait(number: int) -> None:
+            await built.lot.wait_parked()
+            built.lot.take()
+            served.append(number)
+
+        for number in range(3):
+            nursery.start_soon(wait, number)
+            await trio.testing.wait_all_tasks_blocked()
+        for count in (1, 2):
+            await built.park()
+            await until(lambda count=count: len(served) == count)
+        built.lot.close()
+    assert served == [0, 1, 2]
 
 
 async def test_a_lot_rests_for_a_while(autojump_clock: MockClock) -> None:

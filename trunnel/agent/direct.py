@@ -217,6 +217,8 @@ class Pool:
         await forward_stream(OnLink(link, header), self._forwarding)
 
     def _dial_failed(self, error: ConnectError) -> None:
+        if not self._filling:
+            return
         logger.info("data_connection_failed", extra={"reason": str(error), "parked": len(self._parked)})
         self._parking.failed(trio.current_time())
         self._news.set()
@@ -227,8 +229,8 @@ class Pool:
     def _parked_lost(self, link: DirectLink, reason: str) -> None:
         link.abort()
         since = self._parked.pop(link, None)
-        if since is None:
-            return  # we have let it go
+        if since is None or not self._filling:
+            return  # we have let it go, or the relay knows that we stop
         now = trio.current_time()
         if self._parking.lost(now - since, now):
             logger.info("data_connection_lost", extra={"reason": reason, "seconds": now - since})

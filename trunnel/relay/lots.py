@@ -35,7 +35,7 @@ _SECRET_BYTES: Final = 32
 class Lot:
     """The parked data connections of one session.  Obtained from `Lots.open`."""
 
-    __slots__ = ("_lots", "_news", "_parked", "_rests_until", "closed", "only", "terms")
+    __slots__ = ("_fed_at", "_lots", "_parked", "_rests_until", "_waiting", "closed", "only", "terms")
 
     def __init__(self, lots: Lots, terms: DirectTerms, *, only: bool) -> None:
         self.terms = terms
@@ -46,7 +46,8 @@ class Lot:
         self._lots = lots
         self._parked: list[DirectLink] = []  # the newest last
         self._rests_until = -math.inf
-        self._news = trio.Event()
+        self._fed_at = -math.inf  # when a connection was parked last
+        self._waiting = trio.lowlevel.ParkingLot()  # trio's: tasks, first come first served
 
     def __len__(self) -> int:
         return len(self._parked)
@@ -62,7 +63,8 @@ class Lot:
             return False
         self._parked.append(link)
         self._lots.parked += 1
-        self._tell()
+        self._fed_at = trio.current_time()
+        self._waiting.unpark()
         return True
 
     def take(self) -> DirectLink | None:
@@ -76,9 +78,9 @@ class Lot:
         return None
 
     async def wait_parked(self) -> None:
-        """Wait until a connection is parked, or the lot is closed.  Cancellation: no effect."""
+        """Wait, in order of coming, until a connection is parked, or the lot is closed.  Cancellation: no effect."""
         while not self._parked and not self.closed:
-            await self._news.wait()
+            await self._waiting.park()
 
     def sweep(self) -> None:
         """Let go of connections that have died, or on which the agent has spoken."""
@@ -99,16 +101,17 @@ class Lot:
         """Whether visitors are to go another way."""
         return trio.current_time() < self._rests_until
 
+    @property
+    def is_fed(self) -> bool:
+        """Whether the agent keeps on parking connections, so that one is worth waiting for."""
+        return trio.current_time() - self._fed_at < limits.DIRECT_FED
+
     def close(self) -> None:
         """Abort what is parked, and take no more; visitors that are under way go on.  Idempotent."""
         self.closed = True
         while self._parked:
             self._drop(self._parked.pop())
-        self._tell()
-
-    def _tell(self) -> None:
-        self._news.set()
-        self._news = trio.Event()
+        self._waiting.unpark_all()
 
     def _drop(self, link: DirectLink) -> None:
         self._lots.parked -= 1

@@ -67,6 +67,9 @@ async def take(lot: Lot, header: bytes, first: bytes, *, patience: float) -> Tak
         return await wait_taken(lot, header, first, patience=min(patience, limits.DIRECT_WAIT))
     if lot.resting:
         return None
+    if not lot and lot.is_fed:  # a burst: the agent is dialling
+        with trio.move_on_after(limits.DIRECT_QUEUE):
+            await lot.wait_parked()
     return await _take_parked(lot, header, first)
 
 
