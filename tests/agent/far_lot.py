@@ -71,8 +71,11 @@ class FarLot:
             await self.opened.wait()
         if self.failing is not None:
             raise self.failing
-        with trio.move_on_after(PATIENCE, shield=True):  # it takes no time, and leaves a socket open when cancelled
-            near, far = await tcp_pair()
+        with trio.fail_after(PATIENCE, shield=True):  # it takes no time, and would leave a socket open when cancelled
+            return await self._exchange(terms)
+
+    async def _exchange(self, terms: DirectTerms) -> DirectLink:
+        near, far = await tcp_pair()
         self.streams.append(far)
         links: list[DirectLink] = []
 

@@ -151,6 +151,7 @@ async def test_a_pool_that_drains_dials_no_more_and_waits_for_the_last_visitor(c
             drained.set()
 
         play.nursery.start_soon(drain)
+        await settled()
         late = await play.lot.visit(PREFACE.replace(b"stream-1", b"stream-2"))
         await trio.sleep(10)
         assert play.pool.parked == FLOOR - 1

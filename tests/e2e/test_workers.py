@@ -56,7 +56,7 @@ def chosen(who: Who, relay: Relay, agent: Agent) -> Program:
 
 def said(line: str) -> bool:
     """Whether a line of a log is none that every program has."""
-    return not any(text in line for text in (" ID: ", " URL: ", "session_opened", "session_closed"))
+    return not any(text in line for text in (" ID: ", " URL: ", "session_opened", "session_closed", "draining"))
 
 
 async def busy_workers(program: Program) -> list[int]:

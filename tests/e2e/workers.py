@@ -23,13 +23,14 @@ def workers_of(program: Program) -> list[int]:
 
 
 async def hired(program: Program, *, without: Iterable[int] = ()) -> list[int]:
-    """Wait until *program* has a worker a core, none of them *without*; return them."""
+    """Wait until *program* has a worker a core, all at work, none of them *without*; return them."""
     unwanted = set(without)
     count = len(os.sched_getaffinity(0))
 
     def complete() -> bool:
         found = workers_of(program)
-        return len(found) == count and not unwanted & set(found)
+        at_work = all("anon_inode:[eventpoll]" in _descriptors(pid) for pid in found)
+        return len(found) == count and at_work and not unwanted & set(found)
 
     await until(complete)
     return workers_of(program)
@@ -37,11 +38,15 @@ async def hired(program: Program, *, without: Iterable[int] = ()) -> list[int]:
 
 def sockets_of(pid: int) -> int:
     """Return the sockets that visitors and origins have in the hands of a worker; 0 if it has gone."""
+    return max(0, sum(name.startswith("socket:") for name in _descriptors(pid)) - _CHANNEL)
+
+
+def _descriptors(pid: int) -> list[str]:
+    """Return what a process has open, as the kernel calls it."""
     try:
-        links = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]  # noqa: PTH115 - no path is meant
+        return [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
     except FileNotFoundError:
-        return 0
-    return max(0, sum(link.startswith("socket:") for link in links) - _CHANNEL)
+        return []
 
 
 async def gone(pids: Iterable[int]) -> None:

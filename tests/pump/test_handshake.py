@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import resource
+import socket
 import threading
+from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
@@ -46,6 +51,11 @@ async def fails(workers: Workers, left: trio.SocketStream, match: str, timeout: 
     """Have workers end TLS on *left*; they must not manage."""
     with pytest.raises(ConnectError, match=match):
         await workers.terminate(left.socket, timeout=timeout)
+
+
+def is_closed(stream: trio.SocketStream) -> bool:
+    """Return whether the worker has the socket, and we have closed ours."""
+    return stream.socket.fileno() < 0
 
 
 # --- visitors as they should be ---------------------------------------------------------------
@@ -93,7 +103,7 @@ async def test_a_handshake_that_has_to_write_waits_for_room_without_work() -> No
     visitor = HandVisitor()
     async with hired_tls() as workers, trio.open_nursery() as nursery:
         (worker,) = workers.employed
-        nursery.start_soon(lambda: workers.terminate(left.socket, timeout=LONG))
+        nursery.start_soon(partial(workers.terminate, left.socket, timeout=LONG))
         await near.send_all(visitor.hello())
         await exchange(workers)
         ticks = cpu_ticks(worker.process.pid)
@@ -111,7 +121,6 @@ async def test_a_handshake_that_has_to_write_waits_for_room_without_work() -> No
 
 
 async def test_a_handshake_that_does_not_go_on_ends_by_its_deadline_and_disturbs_nobody() -> None:
-    """And returns at once."""
     async with hired_tls() as workers:
         for said in ("nothing", "half a hello", "a hello"):
             hello = HandVisitor().hello()
@@ -172,8 +181,6 @@ async def test_a_refused_visitor_that_does_not_leave_has_a_moment() -> None:
     blast = bytes(1 << 20)
 
     def send_without_end(descriptor: int) -> None:
-        import socket
-
         with socket.socket(fileno=descriptor) as sock:
             sock.setblocking(True)
             try:
@@ -231,8 +238,6 @@ async def test_a_worker_that_has_no_descriptor_left_refuses_and_the_socket_is_st
 
 def exhaust(pid: int) -> None:
     """Let a process have no more descriptors than it has."""
-    import resource
-
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, 3))
 
 
@@ -262,8 +267,6 @@ async def test_a_worker_that_replaces_a_dead_one_shows_the_leaf_of_now_from_its_
 
 async def test_no_key_is_where_others_can_read_it() -> None:
     """Neither in the worker's arguments nor in its environment."""
-    from pathlib import Path
-
     order = leaf_order()
     async with hired_tls() as workers:
         await exchange(workers)
@@ -282,7 +285,7 @@ async def test_a_worker_that_dies_in_a_handshake_fails_its_visitors_and_nobody_e
     await near.send_all(HandVisitor().hello()[:50])
     async with hired_tls(2) as workers, trio.open_nursery() as nursery:
         nursery.start_soon(fails, workers, left, "the worker died")
-        await until(lambda: any(each.load for each in workers.employed) and left.socket.fileno() < 0)
+        await until(lambda: is_closed(left))
         busy, other = sorted(workers.employed, key=lambda each: -each.load)
         busy.process.kill()
         assert await read_to_end(near) == (b"", End.RESET)
@@ -292,22 +295,23 @@ async def test_a_worker_that_dies_in_a_handshake_fails_its_visitors_and_nobody_e
     abort_stream(near)
 
 
-@pytest.mark.parametrize("state", ["hello awaited", "finished awaited", "alert sent"])
-async def test_a_cancelled_handshake_leaves_nothing(state: str) -> None:
+async def test_a_cancelled_handshake_leaves_nothing() -> None:
     """And returns at once; the visitor gets RST, or keeps the FIN that it was sent."""
-    async with hired_tls() as workers, nothing_lost(workers):
-        near, left = await socket_pair()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: workers.terminate(left.socket, timeout=LONG))
-            visitor = HandVisitor(["nonsense"] if state == "alert sent" else [])
-            await near.send_all(visitor.hello() if state != "hello awaited" else b"\x16")
-            if state == "hello awaited":
-                await until(lambda: left.socket.fileno() < 0)
-            else:
-                await near.receive_some()
-            started = trio.current_time()
-            nursery.cancel_scope.cancel()
-        assert trio.current_time() - started < limits.PUMP_CANCEL_WAIT / 2
-        _, end = await read_to_end(near)
-        assert end is (End.FIN if state == "alert sent" else End.RESET)
-        abort_stream(near)
+    async with hired_tls() as workers:
+        for state in ("hello awaited", "finished awaited", "alert sent"):
+            async with nothing_lost(workers):
+                near, left = await socket_pair()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(partial(workers.terminate, left.socket, timeout=LONG))
+                    visitor = HandVisitor(["nonsense"] if state == "alert sent" else [])
+                    await near.send_all(visitor.hello() if state != "hello awaited" else b"\x16")
+                    if state == "hello awaited":
+                        await until(partial(is_closed, left))
+                    else:
+                        await near.receive_some()
+                    started = trio.current_time()
+                    nursery.cancel_scope.cancel()
+                assert trio.current_time() - started < limits.PUMP_CANCEL_WAIT / 2
+                _, end = await read_to_end(near)
+                assert end is (End.FIN if state == "alert sent" else End.RESET)
+                abort_stream(near)

@@ -7,12 +7,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import pytest
 
 from tests.pump.handmade import drain
 from tests.pump.stage import needs_workers, open_descriptors, pattern, plain_pair
-from trunnel.pump.loop import Loop
+from trunnel.pump.loop import Loop, Stream
 from trunnel.pump.orders import REPORT_BATCH, REPORT_SIZE, Finish, News, Order, Report, Verb, decode_reports
 
 pytestmark = [needs_workers, pytest.mark.may_skip("Linux only")]
@@ -227,6 +228,57 @@ def test_bulk_does_not_keep_others_waiting() -> None:
             threads[1].join(5)
         for peer in (bulk[1], *small):
             peer.close()
+
+
+def test_a_supervisor_that_does_not_listen_stops_no_stream() -> None:
+    """Its channel is full of reports; they are kept, and none is lost."""
+    with office() as boss:
+        visitor, origin = boss.take()
+        with visitor, origin:
+            refusals = 20_000
+            for _ in range(refusals):
+                boss.order(TAKE._replace(stream=2))
+            visitor.send(b"x")
+            assert origin.recv(1) == b"x"
+            assert {boss.report()[:2] for _ in range(refusals)} == {(News.REFUSED, 2)}
+            boss.order(Order(Verb.CANCEL, TAKE.stream))
+            assert boss.report()[:2] == (News.DONE, TAKE.stream)
+
+
+class Lingering:
+    """A stream whose peer does not acknowledge."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def finish(self) -> None:
+        """Begin to linger."""
+
+    def settle(self) -> bool:
+        """Count that it was asked."""
+        self.asked += 1
+        return False
+
+
+def test_streams_that_linger_cost_the_others_nothing_a_turn() -> None:
+    """They are looked at now and then, however busy the loop is; many of them more seldom."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    busy, other = socket.socketpair()
+    with ours, theirs, busy, other:
+        theirs.setblocking(False)
+        loop = Loop(theirs, memoryview(bytearray(16)).cast("Q"), pipes=1, capacity=1)
+        loop._epoll.register(busy.fileno())
+        lingering = [Lingering() for _ in range(500)]
+        for stream in lingering:
+            loop._part(cast("Stream", stream))
+        before = loop._now
+        turns = 0
+        while loop._now < before + 0.3:
+            loop._turn()
+            turns += 1
+        loop._epoll.close()
+    assert turns > 100
+    assert {stream.asked for stream in lingering} <= set(range(3, 10))
 
 
 def test_the_loop_ends_with_its_channel_and_resets_what_it_has() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import ssl
 import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -40,57 +42,67 @@ LATE = 0.5
 # --- before there is an origin ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [1, 16 * 1024, 200_000])
-async def test_what_the_visitor_says_before_there_is_an_origin_is_not_lost(size: int) -> None:
+async def test_what_the_visitor_says_before_there_is_an_origin_is_not_lost() -> None:
     """In the same segment as its Finished, or as much as its socket takes; its end, too."""
-    async with hired_tls() as workers, trio.open_nursery() as nursery:
-        near, left = await socket_pair()
-        hand = HandVisitor()
-        ended: list[Terminated | None] = []
-
-        async def terminate() -> None:
-            ended.append(await workers.terminate(left.socket, timeout=5))
-
-        async with trio.open_nursery() as handshake:
-            handshake.start_soon(terminate)
-            await near.send_all(hand.hello())
-            finished = await hand.finish(near)
-            hand.tls.write(pattern(1, size))
-            with pytest.raises(OSError, match="."):
-                hand.tls.unwrap()  # says close_notify, and would wait for ours
-            nursery.start_soon(near.send_all, finished + hand.said.read())
-        (terminated,) = ended
-        assert terminated is not None
-        origin, right = await socket_pair()
-        nursery.start_soon(partial(terminated.pump, right, LIMITS, counter=Counter()))
-        with trio.fail_after(5):
-            assert await read_to_end(origin) == (pattern(1, size), End.FIN)
-        nursery.cancel_scope.cancel()
-    abort_stream(near)
-    abort_stream(origin)
+    async with hired_tls() as workers:
+        for size in (1, 16 * 1024, 200_000):
+            near, left = await socket_pair()
+            async with trio.open_nursery() as nursery:
+                terminated = await say_at_once(workers, near, left, pattern(1, size), nursery)
+                origin, right = await socket_pair()
+                nursery.start_soon(partial(terminated.pump, right, LIMITS, counter=Counter()))
+                with trio.fail_after(5):
+                    assert await read_to_end(origin) == (pattern(1, size), End.FIN)
+                nursery.cancel_scope.cancel()
+            abort_stream(near)
+            abort_stream(origin)
 
 
-@pytest.mark.parametrize("how", ["fin", "reset"])
-async def test_a_visitor_that_leaves_before_there_is_an_origin_costs_nothing_and_truncates_it(how: str) -> None:
-    async with hired_tls() as workers, nothing_lost(workers):
+async def say_at_once(
+    workers: Workers, near: trio.SocketStream, left: trio.SocketStream, payload: bytes, nursery: trio.Nursery
+) -> Terminated:
+    """Be a visitor that sends *payload* and its end together with its Finished."""
+    hand = HandVisitor()
+    ended: list[Terminated | None] = []
+
+    async def terminate() -> None:
+        ended.append(await workers.terminate(left.socket, timeout=5))
+
+    async with trio.open_nursery() as handshake:
+        handshake.start_soon(terminate)
+        await near.send_all(hand.hello())
+        finished = await hand.finish(near)
+        hand.tls.write(payload)
+        with pytest.raises(ssl.SSLWantReadError):
+            hand.tls.unwrap()  # says close_notify, and would wait for ours
+        nursery.start_soon(near.send_all, finished + hand.said.read())
+    (terminated,) = ended
+    assert terminated is not None
+    return terminated
+
+
+async def test_a_visitor_that_leaves_before_there_is_an_origin_costs_nothing_and_truncates_it() -> None:
+    async with hired_tls() as workers:
         pid = workers.employed[0].process.pid
-        visitor, terminated, _ = await shaken(workers)
-        assert isinstance(visitor.transport, trio.SocketStream)
-        if how == "fin":
-            await visitor.transport.send_eof()
-        else:
-            visitor.abort()
-        ticks = cpu_ticks(pid)
-        with block(0.2):
-            await trio.sleep_forever()
-        assert cpu_ticks(pid) - ticks <= 1
-        origin, right = await socket_pair()
-        with trio.fail_after(2):
-            outcome = await terminated.pump(right, LIMITS, counter=Counter())
-            assert await read_to_end(origin) == (b"", End.RESET)
-        assert (outcome.left_end, outcome.right_end) == (End.RESET, End.CANCELLED)
-        visitor.abort()
-        abort_stream(origin)
+        for how in ("fin", "reset"):
+            async with nothing_lost(workers):
+                visitor, terminated, _ = await shaken(workers)
+                assert isinstance(visitor.transport, trio.SocketStream)
+                if how == "fin":
+                    await visitor.transport.send_eof()
+                else:
+                    visitor.abort()
+                ticks = cpu_ticks(pid)
+                with block(0.2):
+                    await trio.sleep_forever()
+                assert cpu_ticks(pid) - ticks <= 1
+                origin, right = await socket_pair()
+                with trio.fail_after(2):
+                    outcome = await terminated.pump(right, LIMITS, counter=Counter())
+                    assert await read_to_end(origin) == (b"", End.RESET)
+                assert (outcome.left_end, outcome.right_end) == (End.RESET, End.CANCELLED)
+                visitor.abort()
+                abort_stream(origin)
 
 
 async def test_abort_before_there_is_an_origin_resets_the_visitor_and_leaves_nothing() -> None:
@@ -113,9 +125,11 @@ async def test_a_pump_that_is_cancelled_before_it_begins_leaves_nothing() -> Non
     async with hired_tls() as workers, nothing_lost(workers):
         visitor, terminated, _ = await shaken(workers)
         origin, right = await socket_pair()
+        started = trio.current_time()
         with trio.CancelScope() as scope:
             scope.cancel()
             await terminated.pump(right, LIMITS, counter=Counter())
+        assert trio.current_time() - started < limits.PUMP_CANCEL_WAIT / 2
         assert await read_to_end(origin) == (b"", End.RESET)
         assert await read_to_end(visitor) == (b"", End.RESET)
         visitor.abort()
@@ -124,8 +138,6 @@ async def test_a_pump_that_is_cancelled_before_it_begins_leaves_nothing() -> Non
 
 async def test_a_worker_without_a_descriptor_for_the_origin_resets_both() -> None:
     """It got the order and not the socket: neither side may take that for an end."""
-    import resource
-
     async with hired_tls() as workers:
         (worker,) = workers.employed
         visitor, terminated, _ = await shaken(workers)
@@ -144,26 +156,26 @@ async def test_a_worker_without_a_descriptor_for_the_origin_resets_both() -> Non
 # --- cut off -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", ["idle", "stalled", "half-closed", "visitor's bulk"])
-async def test_a_cancelled_pump_resets_both_at_once_and_leaves_nothing(state: str) -> None:
-    async with hired_tls() as workers, nothing_lost(workers):
-        async with tls_stage(workers, narrow=True) as play, trio.open_nursery() as nursery:
-            await play.is_moving()
-            if state == "stalled":
-                nursery.start_soon(in_vain, partial(play.origin.send_all, bytes(8_000_000)))
-            elif state == "half-closed":
-                await play.visitor.send_eof()
-            elif state == "visitor's bulk":
-                nursery.start_soon(in_vain, partial(play.visitor.send_all, bytes(8_000_000)))
-            with block(0.05):
-                await trio.sleep_forever()
-            started = trio.current_time()
-            await play.cancel()
-            assert trio.current_time() - started < limits.PUMP_CANCEL_WAIT / 2
-            if state != "stalled":  # there the writer was told of the reset, and the kernel tells once
-                assert (await read_to_end(play.origin))[1] is (End.FIN if state == "half-closed" else End.RESET)
-            assert (await read_to_end(play.visitor))[1] is End.RESET
-            assert not play.visitor.truncated
+async def test_a_cancelled_pump_resets_both_at_once_and_leaves_nothing() -> None:
+    async with hired_tls() as workers:
+        for state in ("idle", "stalled", "half-closed", "visitor's bulk"):
+            async with nothing_lost(workers), tls_stage(workers, narrow=True) as play, trio.open_nursery() as nursery:
+                await play.is_moving()
+                if state == "stalled":
+                    nursery.start_soon(in_vain, partial(play.origin.send_all, bytes(8_000_000)))
+                elif state == "half-closed":
+                    await play.visitor.send_eof()
+                elif state == "visitor's bulk":
+                    nursery.start_soon(in_vain, partial(play.visitor.send_all, bytes(8_000_000)))
+                with block(0.05):
+                    await trio.sleep_forever()
+                started = trio.current_time()
+                await play.cancel()
+                assert trio.current_time() - started < limits.PUMP_CANCEL_WAIT / 2
+                if state != "stalled":  # there the writer was told of the reset, and the kernel tells once
+                    assert (await read_to_end(play.origin))[1] is (End.FIN if state == "half-closed" else End.RESET)
+                assert (await read_to_end(play.visitor))[1] is End.RESET
+                assert not play.visitor.truncated
 
 
 async def in_vain(send: Callable[[], Awaitable[None]]) -> None:
@@ -194,6 +206,7 @@ async def test_a_worker_that_dies_while_it_pumps_resets_both_and_another_goes_on
         for each in (other, play):
             await each.visitor.send_all(b"request")
             assert await read_exactly(each.origin, 7) == b"request"
+        await until(lambda: play.counter.figures() == (7, 0))  # counted a moment after it was delivered
         await kill(workers, play.terminated)
         with trio.fail_after(2):
             assert await read_to_end(play.origin) == (b"", End.RESET)
@@ -216,33 +229,31 @@ async def kill(workers: Workers, terminated: Terminated) -> None:
 # --- deadlines ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("deadlines", "state"),
-    [
-        (replace(LIMITS, first_byte=SHORT), "new"),
-        (replace(LIMITS, idle=SHORT), "answered"),
-        (replace(LIMITS, half_closed=SHORT), "half-closed"),
-        (replace(LIMITS, total=SHORT), "answered"),
-    ],
-    ids=["first byte", "idle", "half-closed", "total"],
-)
-async def test_deadlines(deadlines: CopyLimits, state: str) -> None:
+async def test_deadlines() -> None:
     """They count from the origin's arrival on, and reset; who was promised an end has it."""
-    async with hired_tls() as workers, nothing_lost(workers):
-        async with tls_stage(workers, deadlines=None) as play, trio.open_nursery() as nursery:
-            if state == "answered":
-                await play.origin.send_all(b"?")
-            elif state == "half-closed":
-                await play.visitor.send_eof()
-            started = trio.current_time()
-            nursery.start_soon(play.run, deadlines)
-            outcome = await play.result()
-            assert SHORT - 0.05 <= trio.current_time() - started <= SHORT + LATE
-            assert outcome.right_end is End.DEADLINE
-            assert outcome.left_end is (End.FIN if state == "half-closed" else End.DEADLINE)
-            received, end = await read_to_end(play.visitor)
-            assert (received, end) == (b"?" if state == "answered" else b"", End.RESET)
-            assert (await read_to_end(play.origin))[1] is (End.FIN if state == "half-closed" else End.RESET)
+    async with hired_tls() as workers, nothing_lost(workers), trio.open_nursery() as nursery:
+        nursery.start_soon(expires, workers, replace(LIMITS, first_byte=SHORT), "new")
+        nursery.start_soon(expires, workers, replace(LIMITS, idle=SHORT), "answered")
+        nursery.start_soon(expires, workers, replace(LIMITS, total=SHORT), "answered")
+        nursery.start_soon(expires, workers, replace(LIMITS, half_closed=SHORT), "half-closed")
+
+
+async def expires(workers: Workers, deadlines: CopyLimits, state: str) -> None:
+    """Have a stream in *state* end by *deadlines*."""
+    async with tls_stage(workers, deadlines=None) as play, trio.open_nursery() as nursery:
+        if state == "answered":
+            await play.origin.send_all(b"?")
+        elif state == "half-closed":
+            await play.visitor.send_eof()
+        started = trio.current_time()
+        nursery.start_soon(play.run, deadlines)
+        outcome = await play.result()
+        assert SHORT - 0.05 <= trio.current_time() - started <= SHORT + LATE
+        assert outcome.right_end is End.DEADLINE
+        assert outcome.left_end is (End.FIN if state == "half-closed" else End.DEADLINE)
+        received, end = await read_to_end(play.visitor)
+        assert (received, end) == (b"?" if state == "answered" else b"", End.RESET)
+        assert (await read_to_end(play.origin))[1] is (End.FIN if state == "half-closed" else End.RESET)
 
 
 # --- real visitors -----------------------------------------------------------------------------------------

@@ -18,12 +18,11 @@ import pytest
 import trio
 from OpenSSL import SSL
 
-from tests.pump.stage import LIMITS, ROOMY, socket_pair, until
+from tests.pump.stage import LIMITS, ROOMY, open_descriptors, socket_pair, until
 from tests.streams.tls_forge import Forge, KeyLog
 from tests.streams.tls_pairs import Identity, make_identity, make_leaf, visitor_client
 from trunnel import capabilities
 from trunnel.pump import PumpResult, Terminated, Way, Workers, open_workers
-from trunnel.pump.employed import Employed
 from trunnel.pump.leaf import encode_leaf
 from trunnel.streams.abort import abort_stream
 from trunnel.streams.copy import CopyLimits, Counter
@@ -175,19 +174,13 @@ async def nothing_lost(workers: Workers) -> AsyncIterator[None]:
     """Nothing that happens in the body costs a slot, or leaves a descriptor open on either side."""
     (worker,) = workers.employed
     await exchange(workers)  # the first one imports what it needs
-    free, ours, theirs = len(worker._free), descriptors(), descriptors(worker)
+    pid, free = worker.process.pid, len(worker._free)
+    ours, theirs = open_descriptors(), open_descriptors(pid)
     yield
-    await until(lambda: (descriptors(), descriptors(worker)) == (ours, theirs))
+    await until(lambda: (open_descriptors(), open_descriptors(pid)) == (ours, theirs))
     assert len(worker._free) == free
     assert worker.load == 0
     assert worker in workers.employed
-
-
-def descriptors(worker: Employed | None = None) -> int:
-    """Return how many sockets this process, or *worker*, has open."""
-    from tests.pump.stage import open_descriptors
-
-    return open_descriptors(None if worker is None else worker.process.pid)
 
 
 async def exchange(workers: Workers) -> None:

@@ -85,7 +85,6 @@ async def test_each_connection_is_for_one_who_waits_in_order_of_coming() -> None
 
         async def wait(number: int) -> None:
             await built.lot.wait_parked()
-            built.lot.take()
             served.append(number)
 
         for number in range(3):

@@ -10,6 +10,7 @@ What is done a byte is done in `flow`; everything here is done a wake-up.  The
 deadlines of all streams are looked at together (`_sweep`), not more often than
 the nearest one asks: ten thousand idle streams cost nothing.
 
+Nothing waits for the supervisor: one that is stopped, or busy, stops no stream.
 The worker ends when the supervisor's end of the channel is closed, however
 that came about; its sockets go with it, with RST (`sides`).
 
@@ -48,7 +49,7 @@ _COMPANY: Final = 0.002
 """Seconds that a report which nobody waits for may take."""
 _FEW: Final = 8
 _SETTLE: Final = 0.01
-"""Seconds between two looks at streams that wait for an acknowledgement."""
+"""Seconds between two looks at streams that wait for an acknowledgement, or at a channel that was full."""
 _SWEEPS: Final = (0.05, 60.0)
 """Seconds between two looks at all deadlines, at least and at most; with thousands of streams at least `_MANY`."""
 _MANY: Final = 1e-4
@@ -123,6 +124,7 @@ class Loop:
         self._reports: list[Report] = []
         self._now = time.monotonic()
         self._sweep_at = math.inf
+        self._settle_at = math.inf  # when to look at those that are settling
         self._tell_at = math.inf  # when the reports go out
         self._tell(Report(News.HIRED, left_bytes=capacity))
 
@@ -166,7 +168,7 @@ class Loop:
             self._after(stream)
         if has_orders:
             self._take_orders()
-        if self._settling:
+        if self._now >= self._settle_at:
             self._settle()
         if self._now >= self._sweep_at:
             self._sweep()
@@ -175,9 +177,7 @@ class Loop:
         """Return how long to wait for sockets, in seconds."""
         if self._eager:
             return 0.0
-        if self._settling:
-            return _SETTLE
-        until = min(self._sweep_at, self._tell_at)
+        until = min(self._sweep_at, self._settle_at, self._tell_at)
         return -1.0 if until == math.inf else max(0.0, until - self._now)
 
     def _after(self, stream: Stream) -> None:
@@ -225,12 +225,16 @@ class Loop:
             side.ignore()
 
     def _part(self, stream: Stream) -> None:
-        """Close what can be closed; what waits for an acknowledgement settles later."""
+        """Close what can be closed, and report it; what waits for an acknowledgement settles later."""
         stream.finish()
-        self._settling.append(stream)
+        if stream.settle():
+            self._tell(stream.report())
+        else:
+            self._settling.append(stream)
+            self._settle_at = min(self._settle_at, self._now + _SETTLE)
 
     def _settle(self) -> None:
-        """Report the streams that have parted with both sides."""
+        """Report the streams that have parted with both sides by now; many are looked at more seldom."""
         waiting: list[Stream] = []
         for stream in self._settling:
             if stream.settle():
@@ -238,6 +242,7 @@ class Loop:
             else:
                 waiting.append(stream)
         self._settling = waiting
+        self._settle_at = self._now + max(_SETTLE, _MANY * len(waiting)) if waiting else math.inf
 
     # --- the supervisor -----------------------------------------------------------------------------
 
@@ -304,8 +309,7 @@ class Loop:
         shaken = self._streams.get(order.stream)
         if shaken is None or len(descriptors) != 1:
             _close(descriptors)
-            self._cancel(order.stream)
-            self._settle()  # DONE before TAKEN: the supervisor aborts the origin, and does not just close it
+            self._cancel(order.stream)  # DONE before TAKEN: the supervisor aborts the origin, not just closes it
             self._tell(Report(News.TAKEN, order.stream))
             return
         (visitor,) = shaken.sides
@@ -325,6 +329,7 @@ class Loop:
         for settling in self._settling:
             if settling.number == number:
                 settling.cancel()
+                self._settle_at = self._now
 
     def _tell(self, report: Report) -> None:
         """Have *report* sent at the end of this turn; a TAKEN, which nobody waits for, may find company first."""
@@ -333,18 +338,16 @@ class Loop:
         self._tell_at = min(self._tell_at, self._now if is_hurried else self._now + _COMPANY)
 
     def _send_reports(self) -> None:
-        """Tell what has happened; the channel has room for what was ordered, so waiting here is rare and short."""
+        """Tell what has happened; a supervisor whose channel is full hears the rest a little later."""
         self._tell_at = math.inf
         while self._reports:
-            batch = self._reports[:REPORT_BATCH]
+            packet = b"".join(report.encode() for report in self._reports[:REPORT_BATCH])
+            try:
+                self._channel.send(packet)
+            except BlockingIOError:
+                self._tell_at = self._now + _SETTLE
+                return
             del self._reports[:REPORT_BATCH]
-            packet = b"".join(report.encode() for report in batch)
-            while True:
-                try:
-                    self._channel.send(packet)
-                    break
-                except BlockingIOError:
-                    select.select([], [self._channel], [])
 
 
 def _descriptors(control: Iterable[tuple[int, int, bytes]]) -> list[int]:

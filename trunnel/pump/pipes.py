@@ -6,8 +6,8 @@ worker needs hardly more than one.  Rules:
 - Never splice into a pipe that is not empty, and never give one back that may
   not be: a stale byte would reach another tenant.  `give_back` takes the
   borrower's word *and* asks the kernel; a pipe that fails either is closed.
-- The number is bounded.  At the bound a stream waits unread until a pipe is
-  free: its own peer's flow control holds the bytes.
+- The number is bounded.  At the bound a stream copies, one small chunk at a time,
+  and waits unread for its sink like any other.
 - A pipe that is not 64 KiB is not used: an ordinary user's pipes shrink to
   8 KiB beyond a limit of all programs together, pipe(7), and then copying is
   faster.  `borrow` returns None, and says `scarce`.
