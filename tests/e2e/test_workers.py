@@ -38,9 +38,7 @@ def origin() -> PausingOrigin:
     return PausingOrigin()
 
 
-async def start(
-    programs: Programs, nursery: trio.Nursery, origin: PausingOrigin, *flags: str
-) -> tuple[Relay, Agent]:
+async def start(programs: Programs, nursery: trio.Nursery, origin: PausingOrigin, *flags: str) -> tuple[Relay, Agent]:
     """Start a relay and an agent before *origin*; all their workers work."""
     relay = await programs.serve()
     agent = await programs.expose(await serve_web(nursery, origin.serve), relay, *flags)
@@ -95,7 +93,9 @@ async def test_tls_that_is_passed_through_is_moved_by_workers_too(
     async def serve_tls(stream: trio.abc.HalfCloseableStream) -> None:
         tls = trio.SSLStream(stream, context, server_side=True)
         await tls.receive_some()
-        await tls.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (2 * len(HALF), HALF))
+        await tls.send_all(
+            b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (2 * len(HALF), HALF)
+        )
         await go_on.wait()
         await tls.send_all(HALF)
         await tls.aclose()

@@ -155,11 +155,11 @@ def test_the_first_byte_then_idle() -> None:
         made.visitor.send(b"question")
         made.serve()
         assert made.stream.due() == made.now + 30, "bytes put it off, the answer is still awaited"
-        made.stream.hurries = False
+        made.stream.unsettled = False
         made.origin.send(b"a")
         made.serve()
         assert made.stream.due() == made.now + 5
-        assert made.stream.hurries, "it is nearer than the loop believes"
+        assert made.stream.unsettled, "it is nearer than the loop believes"
 
 
 def test_the_left_side_can_be_the_one_that_answers() -> None:
@@ -188,9 +188,9 @@ def test_half_closed_silence_and_total() -> None:
     with handmade(PATIENT._replace(first_byte=100.0, half_closed=9.0, total=20.0)) as made:
         assert made.stream.due() == made.now + 20
         made.visitor.shutdown(socket.SHUT_WR)
-        made.stream.hurries = False
+        made.stream.unsettled = False
         made.serve()
-        assert made.stream.hurries
+        assert made.stream.unsettled
         assert made.stream.due() == made.now + 9
         made.now += 15
         made.origin.send(b"a")

@@ -26,6 +26,8 @@ from tests.pump.stage import (
 )
 from trunnel import capabilities
 from trunnel.pump import Way, Workers, open_workers, supervisor
+from trunnel.pump.dispatch import Dispatch
+from trunnel.settings import limits
 from trunnel.streams.copy import End
 
 pytestmark = [needs_workers, pytest.mark.may_skip("Linux only")]
@@ -128,6 +130,50 @@ async def test_a_worker_that_is_replaced_leaves_no_descriptor() -> None:
             del worker  # it has the counts that it left
             await until(lambda: len(workers.employed) == 1)
         assert open_descriptors() == had
+
+
+async def test_a_worker_that_takes_nothing_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was stopped: nobody keeps the deadlines of its streams, so none may hang on it."""
+    monkeypatch.setattr(limits, "PUMP_STUCK", 0.1)
+    monkeypatch.setattr(limits, "PUMP_CANCEL_WAIT", 0.1)
+    async with open_workers(1) as workers, stage(workers) as old:
+        await old.is_moving()
+        worker_of(workers).process.send_signal(signal.SIGSTOP)
+        async with stage(workers) as new:
+            for play in (old, new):
+                assert await read_to_end(play.visitor) == (b"", End.RESET)
+                assert (await play.result()).left_end is End.ERROR
+        await until(lambda: len(workers.employed) == 1)
+        async with stage(workers) as later:
+            await later.is_moving()
+
+
+async def test_a_worker_that_works_is_not_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PUMP_STUCK", 0.02)
+    monkeypatch.setattr(limits, "PUMP_CANCEL_WAIT", 0.2)
+    async with open_workers(1) as workers:
+        worker = worker_of(workers)
+        for _ in range(20):
+            async with stage(workers) as play:
+                await play.is_moving()
+        assert worker_of(workers) is worker
+
+
+async def test_a_stream_that_is_cancelled_is_not_looked_for_among_those_on_their_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The worker has it.  Thousands that are cancelled together would each look through the others' orders."""
+    looked_for: list[int] = []
+
+    def note(_dispatch: Dispatch, stream: int) -> None:
+        looked_for.append(stream)
+
+    monkeypatch.setattr(Dispatch, "withdraw", note)
+    async with open_workers(1) as workers, stage(workers) as play:
+        await play.is_moving()
+        await until(lambda: play.left.socket.fileno() < 0)  # it has said so
+        await play.cancel()
+    assert not looked_for
 
 
 # --- absence ----------------------------------------------------------------------------------

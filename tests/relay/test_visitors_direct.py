@@ -243,7 +243,7 @@ async def test_a_session_that_nobody_adopts_ends_with_all_its_connections(
             with trio.fail_after(PATIENCE), pytest.raises(trio.BrokenResourceError):
                 await end.receive_some()
         assert await has_ended(spare.stream)
-        assert home.log.of(StreamClosed)[0].data_path == "direct"
+        assert (await home.log.wait(StreamClosed)).data_path == "direct"
         with pytest.raises(ConnectError, match="does not know the session"):
             await agent.park()
 

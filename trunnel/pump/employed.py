@@ -207,7 +207,7 @@ class Employed:
 
     async def cancel(self, job: Job) -> None:
         """Abort the stream of *job*; returns once that is done, or the worker is killed."""
-        if (unsent := self._dispatch.withdraw(job.number)) is not None:
+        if job.copies and (unsent := self._dispatch.withdraw(job.number)) is not None:  # the few that are on their way
             self._not_sent(unsent)
             job.abort_copies()
         if not job.done.is_set():
@@ -228,6 +228,7 @@ class Employed:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._dispatch.run)
+                nursery.start_soon(self._watch)
                 await self._hear()
                 nursery.cancel_scope.cancel()
         finally:
@@ -248,6 +249,17 @@ class Employed:
                 return
             for report in decode_reports(packet):
                 self._take_report(report)
+
+    async def _watch(self) -> None:
+        """Kill a worker that takes nothing: it is stuck, and with it the deadlines of all that it has."""
+        while True:
+            await trio.sleep(limits.PUMP_STUCK)
+            latest = trio.current_time() - limits.PUMP_STUCK
+            late = [job for job in self._jobs.values() if job.copies and job.started < latest]
+            if late:
+                await trio.sleep(limits.PUMP_CANCEL_WAIT)  # perhaps it was we who did not listen
+                if any(job.copies for job in late):
+                    self.process.kill()
 
     def _take_report(self, report: Report) -> None:
         job = self._jobs.get(report.stream)

@@ -105,6 +105,8 @@ class Flow:
         finally:
             if self.count != before:
                 self.stream.moved(self)
+            if self.stuck:
+                self.stream.unsettled = True
         return not turns
 
     def _copy(self) -> bool:
@@ -172,6 +174,7 @@ class Flow:
 
     def push(self) -> bool:
         """Deliver what was kept, then move more; return whether there may be more at once."""
+        self.stream.unsettled = True
         if self._pipe is not None:
             before = self._in_pipe
             delivered = self._empty_pipe()

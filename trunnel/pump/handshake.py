@@ -39,7 +39,7 @@ class Handshake:
         self.is_over = False
         self.is_done = False
         """The handshake has succeeded."""
-        self.hurries = True
+        self.unsettled = True
         self.news: Report | None = None
         self._clock = clock
         self._started = clock()
@@ -58,6 +58,7 @@ class Handshake:
 
     def pull(self) -> bool:
         """Go on."""
+        self.unsettled = True
         if self._refused:
             self._await_end()
         elif not self.is_done:
@@ -77,7 +78,7 @@ class Handshake:
             self._fail(exc)
             return
         self.is_done = True
-        self.hurries = True
+        self.unsettled = True
         self._due = math.inf  # the supervisor's task has its own deadline for the origin
         connection = self.side.connection
         alpn = connection.get_alpn_proto_negotiated()
@@ -93,7 +94,7 @@ class Handshake:
         self._refused = True
         self.side.crossed = False
         self._due = self._clock() + _ALERT_TIMEOUT
-        self.hurries = True
+        self.unsettled = True
         with contextlib.suppress(OSError):
             self.side.sock.shutdown(socket.SHUT_WR)
 

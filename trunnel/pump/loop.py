@@ -61,8 +61,8 @@ class Stream(Protocol):
 
     number: int
     is_over: bool
-    hurries: bool
-    """Its deadline may have come nearer, or it has news, since the loop looked."""
+    unsettled: bool
+    """Since the loop looked it may wait for something else or end sooner, have news, or be over."""
     news: Report | None
     """What the supervisor is to be told now."""
 
@@ -157,21 +157,29 @@ class Loop:
                 has_orders = True  # or a side that another one's event has closed in this turn
                 continue
             side, stream = entry
+            crossed = side.crossed
             if event & _WRITES and side.outward.push():
                 self._eager[side.outward] = stream
-            if (event & _READS or side.crossed) and side.inward.pull():
+            if (event & _READS or crossed) and side.inward.pull():
                 self._eager[side.inward] = stream
-            self._after(stream)
-        for flow, stream in eager.items():
-            if flow.pull():
-                self._eager[flow] = stream
-            self._after(stream)
+            if stream.unsettled or crossed or side.crossed:
+                self._after(stream)
+        if eager:
+            self._go_on(eager)
         if has_orders:
             self._take_orders()
         if self._now >= self._settle_at:
             self._settle()
         if self._now >= self._sweep_at:
             self._sweep()
+
+    def _go_on(self, eager: dict[Inflow, Stream]) -> None:
+        """Serve the flows that had more than their turn before."""
+        for flow, stream in eager.items():
+            if flow.pull():
+                self._eager[flow] = stream
+            if stream.unsettled:
+                self._after(stream)
 
     def _patience(self) -> float:
         """Return how long to wait for sockets, in seconds."""
@@ -185,8 +193,7 @@ class Loop:
         if not stream.is_over:
             for side in stream.sides:
                 side.watch()
-            if stream.hurries:
-                self._heed(stream)
+            self._heed(stream)
         elif self._streams.get(stream.number) is stream:
             self._forget(stream)
             self._part(stream)
@@ -195,7 +202,7 @@ class Loop:
 
     def _heed(self, stream: Stream) -> None:
         """Look at the deadlines early enough for *stream*, whose state has changed; pass its news on."""
-        stream.hurries = False
+        stream.unsettled = False
         self._sweep_at = min(self._sweep_at, stream.due())
         if stream.news is not None:
             self._tell(stream.news)

@@ -51,11 +51,11 @@ class Pumped:
         "_slot",
         "_started",
         "_stopped",
-        "hurries",
         "is_over",
         "news",
         "number",
         "sides",
+        "unsettled",
     )
 
     def __init__(
@@ -85,8 +85,8 @@ class Pumped:
         right.inward = left.outward = self._flows[1]
         self.is_over = False
         """Both directions have ended, one side broke, or a deadline ran out."""
-        self.hurries = True
-        """Its deadline may have come nearer since the loop asked for it."""
+        self.unsettled = True
+        """Its sides may wait for something else, or its deadline may be nearer, since the loop looked."""
         self._limits = order
         self._slot = 2 * order.slot
         self._counts = counts
@@ -103,7 +103,7 @@ class Pumped:
         """Take note that *flow* has moved bytes."""
         self._last = self._clock()
         if flow is self._answerer and not self._answered:
-            self._answered = self.hurries = True  # the idle deadline may be the nearer one
+            self._answered = self.unsettled = True  # the idle deadline may be the nearer one
         self._counts[self._slot + (flow is self._flows[1])] = flow.count
 
     def source_ended(self, flow: Flow) -> None:
@@ -140,7 +140,7 @@ class Pumped:
     def _take_note(self) -> None:
         """Go by the deadlines of a stream of which a direction has ended, or end it with the second."""
         self._last = self._clock()
-        self.hurries = True
+        self.unsettled = True
         if all(flow.over for flow in self._flows) and not any(side.sealing for side in self.sides):
             self.is_over = True
 
@@ -151,7 +151,7 @@ class Pumped:
     def _stop(self) -> None:
         for flow in self._flows:
             flow.discard()
-        self.is_over = True
+        self.is_over = self.unsettled = True
 
     # --- deadlines ----------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ Rules:
 - Hand-overs never block and never exceed what the worker has descriptors for;
   at most `PUMP_UNACKNOWLEDGED` are under way.
 - Whoever waits for a stream and is cancelled cancels the stream; a worker that
-  does not answer within `PUMP_CANCEL_WAIT` is killed.
+  does not answer within `PUMP_CANCEL_WAIT` is killed, and so is one that has not
+  taken a stream after `PUMP_STUCK`.
 - A worker that dies ends its own streams, with RST, and is replaced.  What it
   had counted is in shared memory, and goes into the closing records.
 

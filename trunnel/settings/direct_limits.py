@@ -57,6 +57,8 @@ PUMP_UNACKNOWLEDGED: Final = 32
 """Hand-overs to one worker under way: an ordinary user may have 256 descriptors in flight (ETOOMANYREFS)."""
 PUMP_CANCEL_WAIT: Final = 1.0
 """Seconds that a worker has to answer a cancellation; then it is killed, it is stuck."""
+PUMP_STUCK: Final = 5.0
+"""Seconds within which a worker says that it has what it was given; then it is killed: one does so in 2 ms."""
 PUMP_START_TIMEOUT: Final = 10.0
 """Seconds that a worker has to report for work."""
 PUMP_RESTART_PAUSE: Final = (0.1, 10.0)
