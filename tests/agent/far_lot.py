@@ -130,7 +130,9 @@ class Pooled:
 
     def attachment(self) -> Attachment:
         """Return one of the same session."""
-        return cast("Attachment", SimpleNamespace(ended=None))
+        return cast(
+            "Attachment", SimpleNamespace(ended=None, welcome=SimpleNamespace(limits=SimpleNamespace(streams=1_000)))
+        )
 
 
 @asynccontextmanager

@@ -105,6 +105,18 @@ async def test_what_is_not_served_is_refused_by_the_sealed_answer(
         assert play.pool.parked == FLOOR
 
 
+async def test_no_more_visitors_are_served_than_were_agreed_on(clock: MockClock) -> None:
+    """A relay could otherwise use up this program's descriptors."""
+    async with pooled(origin=echo) as play:
+        await settled()
+        play.pool.visits.most = 1
+        first = await play.lot.visit()
+        assert (await play.lot.take())[1] is Answer.REFUSED
+        await first.aclose()
+        await settled()
+        await play.lot.visit()
+
+
 async def test_a_handler_that_fails_resets_its_visitor_and_no_other(clock: MockClock) -> None:
     async def handler(stream: trio.abc.HalfCloseableStream, visitor: VisitorInfo) -> None:
         if await stream.receive_some() == b"fail":

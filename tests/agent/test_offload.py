@@ -70,7 +70,7 @@ async def test_a_worker_has_the_stream_and_live_figures_go_on() -> None:
         await visitor.send_all(b"12345")
         assert await visitor.receive_some() == b"12345"
         (counter,) = visits.open.values()
-        assert counter.figures() == (5, 5)
+        await until(lambda: counter.figures() == (5, 5))
         await leaves(visitor)
         await play.closed()
         assert (visits.open, play.load) == ({}, 0)

@@ -98,7 +98,7 @@ async def test_tls_that_is_passed_through_is_moved_by_workers_too(
         )
         await go_on.wait()
         await tls.send_all(HALF)
-        await tls.aclose()
+        await tls.unwrap()  # until the visitor has ended, too
 
     relay = await programs.serve()
     agent = await programs.expose(await serve_stream(nursery, serve_tls), relay, "--tls-passthrough")
@@ -111,7 +111,8 @@ async def test_tls_that_is_passed_through_is_moved_by_workers_too(
     go_on.set()
     await download.succeeds()
     for program in (relay.program, agent.program):
-        assert (await program.event("stream_closed", data_path="direct"))["visitor_end"] == "fin"
+        closed = await program.event("stream_closed", data_path="direct")
+        assert (closed["visitor_end"], closed["origin_end"]) == ("fin", "fin")
 
 
 async def test_inside_the_session_the_agent_has_no_workers(programs: Programs, nursery: trio.Nursery) -> None:

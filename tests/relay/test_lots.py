@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import trio
 import trio.testing
@@ -92,7 +94,7 @@ async def test_each_connection_is_for_one_who_waits_in_order_of_coming() -> None
             await trio.testing.wait_all_tasks_blocked()
         for count in (1, 2):
             await built.park()
-            await until(lambda count=count: len(served) == count)
+            await until(partial(lambda wanted: len(served) == wanted, count))
         built.lot.close()
     assert served == [0, 1, 2]
 

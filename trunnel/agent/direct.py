@@ -31,6 +31,7 @@ from trunnel.agent.parking import Parking
 from trunnel.agent.visit import Forwarding
 from trunnel.errors import ConnectError, RemoteProtocolError
 from trunnel.settings import limits
+from trunnel.streams.listen import descriptor_limit
 from trunnel.transports.direct import DirectLink, DirectRefused, DirectTerms, wait_taken
 from trunnel.wire.direct import Refusal
 
@@ -120,6 +121,7 @@ class Pool:
     def attach(self, attachment: Attachment) -> None:
         """Go on with *attachment*, which is one of the same session: what failed while it was away may work now."""
         self._attachment = attachment
+        self.visits.most = min(attachment.welcome.limits.streams, (descriptor_limit() or math.inf) / 2)
         self._life.deadline = math.inf
         if self.failure:
             self._parking.begin_anew(trio.current_time())

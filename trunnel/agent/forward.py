@@ -235,4 +235,6 @@ def _check_preface(preface: Preface, forwarding: Forwarding) -> Hostname:
         raise RemoteProtocolError(f"no streams of kind {preface.kind.name} here", code=ErrorCode.REFUSED_STREAM)
     if preface.endpoint is None or preface.endpoint not in forwarding.endpoints:
         raise RemoteProtocolError(f"{preface.endpoint} is not served here", code=ErrorCode.UNKNOWN_ENDPOINT)
+    if len(forwarding.visits.open) >= forwarding.visits.most:
+        raise RemoteProtocolError("more visitors than were agreed on", code=ErrorCode.REFUSED_STREAM)
     return preface.endpoint

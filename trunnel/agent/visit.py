@@ -18,6 +18,7 @@ directly can write one too.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Final, final
@@ -58,6 +59,8 @@ class Visits:
     """Live figures by stream id; left is the visitor."""
     peak: int = 0
     """The most at a time since somebody set this back."""
+    most: float = math.inf
+    """As many as may be open: what was agreed with the relay, and what we can bear."""
     _idle: trio.Event = field(default_factory=trio.Event)
 
     def enter(self, stream: str, counter: Counter) -> None:

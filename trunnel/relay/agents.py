@@ -98,6 +98,7 @@ class AgentDoor:
             logger.warning("agent_handshake_failed", extra={"peer": arrival.peer[0], "reason": exc.reason})
             carrier.abort()
             return
+        carrier.peer_certificates = ()  # 3 KiB for each agent that is attached; what they say is in `peer`
         async with self._multiplex(carrier, peer) as link:
             await self.greet(link, arrival.slot)
 

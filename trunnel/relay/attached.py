@@ -133,10 +133,11 @@ class AttachedAgents:
                 try:
                     self._report_opened(session, first)
                     task_status.started(session)
-                    nursery.start_soon(self._watch_carriers, session)
+                    nursery.start_soon(self._await_adoption, session)
                     await session.retired.wait()
                     await self._wind_up(session)
                 finally:
+                    session.over = True
                     self._sessions.detach(session)
                     self._report_ended(session)
             nursery.cancel_scope.cancel()
@@ -151,22 +152,23 @@ class AttachedAgents:
         with self._plane.lots.open(session.session_id, only=wanted is DataChoice.DIRECT) as session.lot:
             yield
 
-    async def _watch_carriers(self, session: AgentSession) -> None:
-        """Retire a session whose last carrier was lost and that nobody adopts."""
-        while True:
-            with trio.move_on_after(limits.ADOPTION_TIMEOUT):
-                while not session.link.carriers:
-                    await session.link.wait_carriers_changed()
-            if not session.link.carriers:
-                break
-            while session.link.carriers:
-                await session.link.wait_carriers_changed()
-            if session.farewell is not None and not session.on_direct:
-                session.winding_up.deadline = min(
-                    session.winding_up.deadline, trio.current_time() + limits.ABORT_FLUSH_TIMEOUT
-                )
+    async def _await_adoption(self, session: AgentSession) -> None:
+        """Wait for a carrier, for a session that has none; retire it if nobody adopts it."""
+        while not session.link.carriers:
+            patience = session.alone_since + limits.ADOPTION_TIMEOUT - trio.current_time()
+            if patience <= 0:
+                session.retire(Farewell(reason=f"no carrier for {limits.ADOPTION_TIMEOUT:.0f} s", grace=0))
                 return
-        session.retire(Farewell(reason=f"no carrier for {limits.ADOPTION_TIMEOUT:.0f} s", grace=0))
+            with trio.move_on_after(patience):
+                await session.link.wait_carriers_changed()
+
+    def _left_alone(self, session: AgentSession) -> None:
+        """Take note that a session has lost its last carrier: it waits for the next, or winds up."""
+        session.alone_since = trio.current_time()
+        session.nursery.start_soon(self._await_adoption, session)
+        if session.farewell is not None and not session.on_direct:
+            soon = trio.current_time() + limits.ABORT_FLUSH_TIMEOUT
+            session.winding_up.deadline = min(session.winding_up.deadline, soon)
 
     async def _wind_up(self, session: AgentSession) -> None:
         """Let visitors finish within the farewell's grace, and the last message leave."""
@@ -230,6 +232,8 @@ class AttachedAgents:
             finally:
                 del session.channels[link]
                 self._report_lost(session, link, closed)
+                if not session.link.carriers and not session.over:
+                    self._left_alone(session)
             nursery.cancel_scope.cancel()
 
     def _report_carrier(self, session: AgentSession, link: Session) -> None:

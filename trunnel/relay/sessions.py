@@ -65,6 +65,10 @@ class AgentSession:
         """Where its data connections are parked; None if it has none."""
         self.key_id: KeyId = link.peer.key_id
         self.label = ""
+        self.alone_since = trio.current_time()
+        """When it lost its last carrier, if it has none."""
+        self.over = False
+        """Its nursery takes nobody any more."""
         self.visitors = 0
         """Streams of visitors that are open."""
         self.on_direct = 0

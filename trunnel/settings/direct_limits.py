@@ -14,8 +14,8 @@ DIRECT_PROOF_TIMEOUT: Final = 3.0
 """Seconds from accept until a data connection has proven its session; nothing is spent on it before."""
 DIRECT_HALF_OPEN_PER_ADDRESS: Final = 64
 """Data connections of one address that have not proven themselves yet: a pool that grows needs a burst."""
-PARKED_FLOOR: Final = 4
-"""Data connections that an agent keeps parked when nobody visits: a page and what it loads at once."""
+PARKED_FLOOR: Final = 2
+"""Data connections that an agent keeps parked when nobody visits: each costs a relay about 6 KiB."""
 PARKED_MAX: Final = 64
 """Parked data connections of one session: a burst of visitors between two round trips to the relay."""
 PARKED_TOTAL: Final = 4_096

@@ -15,6 +15,8 @@ Two tasks, one for each direction.  The rules, for any two streams:
   nothing (the error was reported once, to the writer) and becomes an abort.
 - TLS cut off without close_notify is truncation too, unless the other side had
   ended before: many HTTP clients just close once they have their answer.
+- A process that is killed has not ended its streams: until a socket is closed in
+  order, the kernel would close it with RST.
 - A deadline or a cancellation aborts at once.  Only a side that had all the
   other side's bytes and their FIN is closed then: it was promised an end, and
   what the kernel still holds for it may be delivered.
@@ -47,6 +49,7 @@ import trio
 from trunnel.errors import ErrorCode, StreamReset
 from trunnel.settings import limits
 from trunnel.streams.abort import abort_stream, wait_stream_delivered
+from trunnel.streams.sockets import reset_if_killed
 
 __all__ = ["CopyLimits", "CopyResult", "Counter", "End", "abort_stream", "copy_streams"]
 
@@ -161,6 +164,12 @@ class _Side:
         self.deaf = False  # writing to it failed: it reads no more
         self.suspect = False  # writing failed such that its end of file means nothing
         self.gone = False  # closed or aborted
+        self._dies_abruptly(on=True)
+
+    def _dies_abruptly(self, *, on: bool) -> None:
+        """See that truncation does not look like an end even if this process is killed."""
+        if isinstance(self.stream, trio.SocketStream):
+            reset_if_killed(self.stream.socket, on=on)
 
     async def seal(self) -> None:
         """Send it the other side's FIN.  If it broke meanwhile, reading it will tell."""
@@ -180,6 +189,7 @@ class _Side:
 
     async def close(self) -> None:
         """Close it in order; abort it if that takes too long."""
+        self._dies_abruptly(on=False)
         with trio.move_on_after(limits.CLOSE_TIMEOUT) as scope:
             try:
                 await self.stream.aclose()

@@ -29,6 +29,7 @@ _TCP_CLOSE: Final = 7
 """The state of a connection that is no more (Linux's tcp_states.h)."""
 _LINGER_NOT: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 """`struct linger { l_onoff = 1, l_linger = 0 }`; Windows has shorts."""
+_LINGER_AS_USUAL: Final = bytes(len(_LINGER_NOT))
 
 
 def tune_socket(sock: tsocket.SocketType) -> None:
@@ -47,6 +48,12 @@ def tune_socket(sock: tsocket.SocketType) -> None:
             sock.setsockopt(tsocket.IPPROTO_TCP, tsocket.TCP_KEEPIDLE, limits.KEEPALIVE_IDLE)
             sock.setsockopt(tsocket.IPPROTO_TCP, tsocket.TCP_KEEPINTVL, limits.KEEPALIVE_INTERVAL)
             sock.setsockopt(tsocket.IPPROTO_TCP, tsocket.TCP_KEEPCNT, limits.KEEPALIVE_PROBES)
+
+
+def reset_if_killed(sock: tsocket.SocketType, *, on: bool) -> None:
+    """Have the kernel send RST, not FIN, should this process die with *sock* open; off again for an orderly close."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(tsocket.SOL_SOCKET, tsocket.SO_LINGER, _LINGER_NOT if on else _LINGER_AS_USUAL)
 
 
 def abort_socket(sock: tsocket.SocketType) -> None:
