@@ -21,7 +21,13 @@ from trunnel.transports.direct import DirectRefused
 from trunnel.wire.direct import Answer, Refusal
 from trunnel.wire.proxyprotocol import StreamKind, visitor_preface
 
-FLOOR = limits.PARKED_FLOOR
+FLOOR = 4
+
+
+@pytest.fixture(autouse=True)
+def floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules are those of any floor; this one leaves room to see them."""
+    monkeypatch.setattr(limits, "PARKED_FLOOR", FLOOR)
 
 
 # --- parked and taken -------------------------------------------------------------------------------

@@ -14,7 +14,13 @@ from tests.tunnels import read_to_end
 from trunnel.errors import ConnectError
 from trunnel.settings import limits
 
-FLOOR = limits.PARKED_FLOOR
+FLOOR = 4
+
+
+@pytest.fixture(autouse=True)
+def floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules are those of any floor; this one leaves room to see them."""
+    monkeypatch.setattr(limits, "PARKED_FLOOR", FLOOR)
 
 
 # --- news -------------------------------------------------------------------------------------------

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from trunnel.agent.parking import Parking, pause_after
 from trunnel.settings import limits
 
-FLOOR, CAP, DECAY = limits.PARKED_FLOOR, limits.PARKED_MAX, limits.PARKED_DECAY
+FLOOR, CAP, DECAY = 4, limits.PARKED_MAX, limits.PARKED_DECAY
+
+
+@pytest.fixture(autouse=True)
+def floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules are those of any floor; this one leaves room to see them."""
+    monkeypatch.setattr(limits, "PARKED_FLOOR", FLOOR)
 
 
 @dataclass
