@@ -52,11 +52,6 @@ def chosen(who: Who, relay: Relay, agent: Agent) -> Program:
     return relay.program if who == "relay" else agent.program
 
 
-def said(line: str) -> bool:
-    """Whether a line of a log is none that every program has."""
-    return not any(text in line for text in (" ID: ", " URL: ", "session_opened", "session_closed", "draining"))
-
-
 async def busy_workers(program: Program) -> list[int]:
     """Return the workers of *program* that have a visitor."""
     await until(lambda: any(map(sockets_of, workers_of(program))))
@@ -98,7 +93,7 @@ async def test_tls_that_is_passed_through_is_moved_by_workers_too(
         )
         await go_on.wait()
         await tls.send_all(HALF)
-        await tls.unwrap()  # until the visitor has ended, too
+        await tls.aclose()
 
     relay = await programs.serve()
     agent = await programs.expose(await serve_stream(nursery, serve_tls), relay, "--tls-passthrough")
@@ -111,8 +106,7 @@ async def test_tls_that_is_passed_through_is_moved_by_workers_too(
     go_on.set()
     await download.succeeds()
     for program in (relay.program, agent.program):
-        closed = await program.event("stream_closed", data_path="direct")
-        assert (closed["visitor_end"], closed["origin_end"]) == ("fin", "fin")
+        await program.event("stream_closed", data_path="direct")  # how is between curl and the origin
 
 
 async def test_inside_the_session_the_agent_has_no_workers(programs: Programs, nursery: trio.Nursery) -> None:
@@ -181,6 +175,7 @@ async def test_a_signal_to_the_whole_process_group_lets_visitors_finish(
     program = chosen(who, relay, agent)
     workers = workers_of(program)
     download = await begin_download(agent, nursery)
+    said_before = len(program.log)
     os.killpg(program.pid, number)
     await program.event("draining" if who == "relay" else "stopping")
     assert workers_of(program) == workers
@@ -188,7 +183,8 @@ async def test_a_signal_to_the_whole_process_group_lets_visitors_finish(
     await download.succeeds()
     assert await program.ended() == 0
     await gone(workers)
-    assert [line for line in program.log if said(line)] == []
+    said = program.log[said_before:]
+    assert [line for line in said if "draining" not in line and "session_closed" not in line] == []
 
 
 @of_either

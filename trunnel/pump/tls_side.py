@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import errno
 from select import EPOLLOUT
-from socket import socket
-from typing import final
+from socket import IPPROTO_TCP, TCP_CORK, socket
+from typing import Final, final
 
 from OpenSSL import SSL
 
@@ -33,6 +33,9 @@ from trunnel.identity.contexts import visitor_context
 from trunnel.pump.leaf import decode_leaf
 from trunnel.pump.sides import Registry, Side
 from trunnel.streams.tls_peer import TRUNCATED, Incoming, explain
+
+_RECORD: Final = 16 * 1024
+"""Bytes of plaintext in a TLS record at most (RFC 8446 §5.1)."""
 
 
 @final
@@ -105,6 +108,16 @@ class TlsSide(Side):
         return plaintext
 
     def _send(self, plaintext: bytes) -> int:
+        if len(plaintext) <= _RECORD:
+            return self._write(plaintext)
+        # Several records: as one stretch of the stream, or each is a segment, and a wake-up, of its own.
+        self.sock.setsockopt(IPPROTO_TCP, TCP_CORK, 1)
+        try:
+            return self._write(plaintext)
+        finally:
+            self.sock.setsockopt(IPPROTO_TCP, TCP_CORK, 0)
+
+    def _write(self, plaintext: bytes) -> int:
         try:
             return self.connection.send(plaintext)
         except SSL.WantWriteError as exc:

@@ -46,7 +46,7 @@ class Lot:
         self._lots = lots
         self._parked: list[DirectLink] = []  # the newest last
         self._rests_until = -math.inf
-        self._fed_at = -math.inf  # when a connection was parked last
+        self._fed_at = -math.inf  # when a connection was parked, or taken, last
         self._waiting = trio.lowlevel.ParkingLot()  # trio's: tasks, first come first served
 
     def __len__(self) -> int:
@@ -73,6 +73,7 @@ class Lot:
             link = self._parked.pop()
             if link.is_alive():
                 self._lots.parked -= 1
+                self._fed_at = trio.current_time()  # its agent dials the next one now
                 return link
             self._drop(link)
         return None
@@ -103,7 +104,7 @@ class Lot:
 
     @property
     def is_fed(self) -> bool:
-        """Whether the agent keeps on parking connections, so that one is worth waiting for."""
+        """Whether the agent parks connections, or is about to, so that one is worth waiting for."""
         return trio.current_time() - self._fed_at < limits.DIRECT_FED
 
     def close(self) -> None:

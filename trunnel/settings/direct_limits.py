@@ -39,7 +39,7 @@ DIRECT_WAIT: Final = 5.0
 DIRECT_REST: Final = 10.0
 """Seconds that a session's data path rests once a visitor has had to leave it: the others must not wait, too."""
 DIRECT_FED: Final = 1.0
-"""Seconds since a connection was parked in which a visitor who finds none waits for the next."""
+"""Seconds since a connection was parked or taken in which a visitor who finds none waits for the next."""
 DIRECT_QUEUE: Final = 0.25
 """Seconds that it waits: in a burst visitors come faster than an agent dials, and the session is the slower road."""
 DIRECT_RETRY: Final = (1.0, 60.0)
