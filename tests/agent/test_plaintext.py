@@ -28,10 +28,14 @@ async def test_tls_that_ended_here_tells_its_version_and_protocol() -> None:
         async with await terminator(b"http/1.1").handshake(near) as ended:
             visitor = Here(ended, workers=None)
             seen.append((visitor.alpn, visitor.tls_version))
+            served.set()
 
+    served = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
-        await (await visit_over(far, NAME, b"http/1.1")).aclose()
+        visit = await visit_over(far, NAME, b"http/1.1")
+        await served.wait()  # the client's end of a handshake comes first
+        await visit.aclose()
     assert seen == [(b"http/1.1", "TLSv1.3")]
 
 

@@ -45,6 +45,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self.welcome = self
+        self.limits = SimpleNamespace(streams=1_000)
         self.link = SimpleNamespace(peer=SimpleNamespace(key_id=KeyId.of_spki(b"relay")))
 
     async def probe(self, path: control.DataPath) -> str:

@@ -15,6 +15,7 @@ from tests.tunnels import PATIENCE, Gate, House, Log, greet, house, read_to_end,
 from trunnel.agent.agent import Agent
 from trunnel.events import Connected, DataPath, Disconnected, Ready, SessionEnded, StreamClosed
 from trunnel.identity.keys import IdentityKey
+from trunnel.settings import limits
 from trunnel.settings.agent import DataChoice, ProxyProtocolVersion
 from trunnel.streams.tls import TlsStream
 
@@ -76,7 +77,7 @@ async def _come(home: House, agent: Agent, found: list[TlsStream], count: int) -
     pool = agent.supervisors[0].road.pool
     assert pool is not None
     while len(found) < count:
-        await until(lambda: pool.parked >= 4)
+        await until(lambda: pool.parked >= limits.PARKED_FLOOR)
         async with trio.open_nursery() as nursery:
             for _ in range(min(4, count - len(found))):
                 nursery.start_soon(come)
@@ -179,11 +180,11 @@ async def test_news_of_the_network_replaces_what_is_parked(tmp_path: Path) -> No
         pool = agent.supervisors[0].road.pool
         assert pool is not None
         async with staying(home, agent, 1) as (visitor,):
-            await until(lambda: pool.parked >= 4)
+            await until(lambda: pool.parked >= limits.PARKED_FLOOR)
             before = set(pool._parked)
             agent.supervisors[0].woke()
             assert pool.parked == 0
-            await until(lambda: pool.parked >= 4)
+            await until(lambda: pool.parked >= limits.PARKED_FLOOR)
             assert not before & set(pool._parked)
             assert await say(visitor, b"still here") == b"still here"
         assert len(log.of(Connected)) == 1

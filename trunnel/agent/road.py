@@ -103,8 +103,11 @@ class Road:
         """Hold what outlives sessions, for ever.  Cancellation: every visitor on a data connection is aborted."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            task_status.started()
-            await trio.sleep_forever()
+            try:
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None  # nothing begins any more
 
     # --- sessions ---------------------------------------------------------------------------------
 
