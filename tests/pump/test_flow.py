@@ -71,7 +71,7 @@ def test_after_bulk_little_is_copied_again(monkeypatch: pytest.MonkeyPatch) -> N
         carry(made, bytes(300_000))
         splices = Splices(monkeypatch)
         carry(made, b"a")
-        assert splices.calls <= 1
+        assert splices.calls <= 2, "the first one, into the pipe and out of it"
         before = splices.calls
         carry(made, b"b")
         assert splices.calls == before

@@ -7,8 +7,8 @@ from then on the bytes are spliced, until a splice brings little.
 What the sink does not take is kept, in a pipe or as bytes, never more than one
 chunk; meanwhile the source is not read and its peer's flow control holds the
 rest.  So an end or an error of the source is seen only after everything before
-it was delivered.  When `splice` finds nothing, `recv` is asked: urgent data
-stops the one for ever, and not the other.
+it was delivered.  When `splice` finds nothing at all, `recv` is asked: urgent
+data stops the one for ever, and not the other.
 
 What the ends of a stream mean is told by `pumped`.  Imported by workers:
 standard library only.
@@ -45,6 +45,7 @@ class Flow:
         "_chunk",
         "_held",
         "_in_pipe",
+        "_mark",
         "_pipe",
         "_pipes",
         "_splices",
@@ -71,6 +72,7 @@ class Flow:
         self._bounded = False
         self._pipe: Pipe | None = None
         self._in_pipe = 0
+        self._mark = 0  # `count` when this turn began
         self._held = b""
 
     @property
@@ -97,7 +99,7 @@ class Flow:
         """Move what the source has; return whether there may be more at once."""
         if not self.hungry:
             return False
-        before = self.count
+        before = self._mark = self.count
         turns = TURNS
         try:
             while turns and not self.over and (self._splice() if self._bulk else self._copy()):
@@ -155,6 +157,8 @@ class Flow:
             size = os.splice(self.source.fd, pipe.writer, PIPE_SIZE, flags=_MOVE)
         except OSError as exc:
             self._return_pipe()
+            if exc.errno == errno.EAGAIN and self.count != self._mark:
+                return False  # that was all, for now
             self._bulk = False
             if exc.errno in (errno.EAGAIN, errno.EINVAL):
                 self._splices = exc.errno == errno.EAGAIN  # EINVAL: a socket that cannot be spliced
