@@ -21,8 +21,8 @@ class Road:
 
     @property
     def flags(self) -> list[str]:
-        """Flags of `trunnel expose`."""
-        return ["--transport", self.transport, *self.extra]
+        """Flags of `trunnel expose`; rows are about transports, so visitors stay inside the session."""
+        return ["--transport", self.transport, "--data", "session", *self.extra]
 
     @property
     def udp(self) -> bool:

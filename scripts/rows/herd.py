@@ -135,7 +135,7 @@ async def thundering_herd(transport: str, size: int) -> Outcome:
     """Gather a herd, let it settle, scare it."""
     async with laboratory() as lab:
         await lab.start_relay(nofile=DESCRIPTORS)
-        agent = await lab.start_agent(await lab.start_origin(), "--transport", transport)
+        agent = await lab.start_agent(await lab.start_origin(), "--transport", transport, "--data", "session")
         began = trio.current_time()
         herd = await start_herd(lab, size, transport)
         gathered = trio.current_time() - began

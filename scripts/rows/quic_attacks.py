@@ -83,7 +83,7 @@ async def sparse_frames() -> Outcome:
     for amount in STREAMS:
         async with laboratory() as lab:
             await lab.start_relay()
-            healthy = await lab.start_agent(await lab.start_origin(), "--transport", "quic")
+            healthy = await lab.start_agent(await lab.start_origin(), "--transport", "quic", "--data", "session")
             await lab.visit(healthy)
             result = await sparse(lab, amount)
             results.append((result[0] and bool(await lab.visit(healthy)), result[1]))
@@ -158,7 +158,7 @@ async def frame_floods() -> Outcome:
     """Frames that cost an agent nothing."""
     async with laboratory() as lab:
         await lab.start_relay()
-        healthy = await lab.start_agent(await lab.start_origin(), "--transport", "quic")
+        healthy = await lab.start_agent(await lab.start_origin(), "--transport", "quic", "--data", "session")
         async with hostile_agent(lab) as (agent, _welcome):
             await agent.forge([frame(0x01)])  # a first lawful one: what a connection needs is no flood's cost
         await lab.visit(healthy)

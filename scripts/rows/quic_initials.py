@@ -32,7 +32,10 @@ async def initial_flood() -> Outcome:
     async with laboratory() as lab:
         await lab.start_relay()
         origin = await lab.start_origin()
-        agents = [await lab.start_agent(origin, "--transport", name, name=name) for name in ("quic", "h2")]
+        agents = [
+            await lab.start_agent(origin, "--transport", name, "--data", "session", name=name)
+            for name in ("quic", "h2")
+        ]
         for agent in agents:
             await lab.visit(agent)
         attack = lab.start(

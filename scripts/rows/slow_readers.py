@@ -144,7 +144,7 @@ async def stalled(transport: str, kind: bytes, *, size: int, pause: float) -> tu
     async with laboratory() as lab:
         await lab.start_relay()
         ends = Ends(lab)
-        agent = await lab.start_agent(await ends.start(), "--transport", transport)
+        agent = await lab.start_agent(await ends.start(), "--transport", transport, "--data", "session")
         exact = await ends.visit(agent, kind, Transfer(WARM))
         await trio.sleep(1)
         transfer = Transfer(size, pause_at=PAUSE_AT, pause=pause, resumed=False)
