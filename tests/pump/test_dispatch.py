@@ -79,6 +79,19 @@ async def test_orders_of_one_turn_share_packets_in_order() -> None:
             assert far.packet() == ([ORDERS_PER_PACKET, ORDERS_PER_PACKET + 1], 4)
 
 
+async def test_an_order_with_a_payload_travels_alone_and_keeps_its_place() -> None:
+    """A certificate is shown to whom it was meant for: those who come after it."""
+    async with running() as (dispatch, far):
+        for order in (take(1), Order(Verb.LEAF, 0, payload=b"secret"), take(2), take(3)):
+            dispatch.put(order)
+        await trio.testing.wait_all_tasks_blocked()
+        assert [far.packet() for _ in range(3)] == [([1], 0), ([0], 0), ([2, 3], 0)]
+
+
+def test_a_payload_is_not_shown() -> None:
+    assert "secret" not in repr(Order(Verb.LEAF, 0, payload=b"secret"))
+
+
 async def test_an_order_that_was_withdrawn_is_not_sent() -> None:
     async with running() as (dispatch, far):
         for stream in (1, 2, 3):

@@ -63,12 +63,22 @@ class Dispatch:
         """Send orders, for ever.  Cancellation: what was not sent is not."""
         while True:
             while self._waiting:
-                packet, self._waiting = self._waiting[:ORDERS_PER_PACKET], self._waiting[ORDERS_PER_PACKET:]
+                packet = self._take_packet()
                 if not await self._send(packet):
                     for waiting in packet:
                         self._give_back(waiting.order)
             self._news = trio.Event()
             await self._news.wait()
+
+    def _take_packet(self) -> list[Waiting]:
+        """Take the orders that go out next; one with a payload travels alone."""
+        size = 1
+        if not self._waiting[0].order.payload:
+            most = min(len(self._waiting), ORDERS_PER_PACKET)
+            while size < most and not self._waiting[size].order.payload:
+                size += 1
+        packet, self._waiting = self._waiting[:size], self._waiting[size:]
+        return packet
 
     async def _send(self, packet: Sequence[Waiting]) -> bool:
         """Send several orders at once; return whether they went out."""

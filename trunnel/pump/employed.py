@@ -46,7 +46,19 @@ class Outcome(NamedTuple):
 class Job:
     """One stream in a worker's hands."""
 
-    __slots__ = ("copies", "counted", "done", "greeting", "number", "outcome", "refused", "shaken", "slot", "started")
+    __slots__ = (
+        "copies",
+        "counted",
+        "done",
+        "greeting",
+        "number",
+        "offered",
+        "outcome",
+        "refused",
+        "shaken",
+        "slot",
+        "started",
+    )
 
     def __init__(self, number: int, slot: int, copies: Sequence[trio.socket.SocketType]) -> None:
         self.number = number
@@ -56,7 +68,8 @@ class Job:
         """Bytes read from the left and from the right, once it is over: the slot may be another's then."""
         self.copies = copies
         """Our descriptors, until the worker has its own."""
-        self.started = trio.current_time()
+        self.started = self.offered = trio.current_time()
+        """When `copies` went out last: at first, and when an origin follows a handshake."""
         self.done = trio.Event()
         self.shaken = trio.Event()
         """The TLS handshake is over, `greeting` tells how it ended."""
@@ -168,7 +181,7 @@ class Employed:
             self._credit.release()
             abort_socket(origin)
             return
-        job.copies = (origin,)
+        job.copies, job.offered = (origin,), trio.current_time()
         counter.elsewhere = lambda: self.counts(job)
         self._dispatch.put(order._replace(stream=job.number, slot=job.slot), job.copies)
 
@@ -186,13 +199,8 @@ class Employed:
             self._close_account(job)
 
     def post(self, order: Order) -> None:
-        """Give an order that concerns no stream; without room in the channel the worker is stuck, and killed."""
-        try:
-            self._channel.send(order.encode())
-        except BlockingIOError:
-            self.process.kill()
-        except OSError:
-            return  # it is dying: its task will notice
+        """Give an order that concerns no stream."""
+        self._dispatch.put(order)
 
     async def wait(self, job: Job, event: trio.Event) -> None:
         """Wait for *event* of *job*, `done` or `shaken`.
@@ -255,7 +263,7 @@ class Employed:
         while True:
             await trio.sleep(limits.PUMP_STUCK)
             latest = trio.current_time() - limits.PUMP_STUCK
-            late = [job for job in self._jobs.values() if job.copies and job.started < latest]
+            late = [job for job in self._jobs.values() if job.copies and job.offered < latest]
             if late:
                 await trio.sleep(limits.PUMP_CANCEL_WAIT)  # perhaps it was we who did not listen
                 if any(job.copies for job in late):

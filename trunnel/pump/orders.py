@@ -92,7 +92,10 @@ class Order(NamedTuple):
     half_closed: float = 0.0
     total: float = 0.0
     payload: bytes = b""
-    """A leaf."""
+    """A leaf: a secret, which `repr` leaves out."""
+
+    def __repr__(self) -> str:
+        return f"Order({self.verb.name}, stream={self.stream}, slot={self.slot}, {len(self.payload)} bytes more)"
 
     def encode(self) -> bytes:
         """Return the packet."""

@@ -228,7 +228,7 @@ async def open_workers(
     """
     workers = Workers(ends_tls=ends_tls)
     wanted = (len(os.sched_getaffinity(0)) if count is None else count) if capabilities.HAS_PUMP else 0
-    if not capabilities.HAS_PUMP:
+    if not capabilities.HAS_PUMP and count != 0:
         logger.info(
             "no_workers", extra={"reason": "no splice here, or Python is frozen: bytes are copied in the program"}
         )
