@@ -177,7 +177,8 @@ async def nothing_lost(workers: Workers) -> AsyncIterator[None]:
     pid, free = worker.process.pid, len(worker._free)
     ours, theirs = open_descriptors(), open_descriptors(pid)
     yield
-    await until(lambda: (open_descriptors(), open_descriptors(pid)) == (ours, theirs))
+    # Fewer is fine: what was being closed when they were counted is gone meanwhile.
+    await until(lambda: open_descriptors() <= ours and open_descriptors(pid) <= theirs)
     assert len(worker._free) == free
     assert worker.load == 0
     assert worker in workers.employed
