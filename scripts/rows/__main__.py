@@ -14,6 +14,8 @@ from scripts.rows import (  # noqa: F401 - they register their rows
     agents,
     floods,
     herd,
+    hijack,
+    hot_restart,
     identity,
     load,
     network,
@@ -21,6 +23,7 @@ from scripts.rows import (  # noqa: F401 - they register their rows
     quic_initials,
     restarts,
     slow_readers,
+    stalls,
 )
 from scripts.rows.registry import PACE, ROWS, Outcome, Row
 
