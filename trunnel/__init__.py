@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         ConfigError,
         ConnectError,
         InvalidName,
-        RejectCode,
         Rejected,
         RelayIdentityError,
         SessionClosed,
@@ -32,19 +31,13 @@ if TYPE_CHECKING:
     )
     from trunnel.events import Event
     from trunnel.names import Hostname, KeyId, ServerAddress, Target
-    from trunnel.relay.applicants import Applicant, AuthorizationHook
-    from trunnel.relay.authorized import AuthorizedAgent
-    from trunnel.relay.bound import BoundRelay
-    from trunnel.relay.server import serve_relay
+    from trunnel.relay.server import BoundRelay, serve_relay
     from trunnel.settings.agent import AgentSettings
     from trunnel.settings.relay import RelaySettings
 
 __all__ = [
     "AgentSettings",
-    "Applicant",
     "AuthError",
-    "AuthorizationHook",
-    "AuthorizedAgent",
     "BoundRelay",
     "ConfigError",
     "ConnectError",
@@ -52,7 +45,6 @@ __all__ = [
     "Hostname",
     "InvalidName",
     "KeyId",
-    "RejectCode",
     "Rejected",
     "RelayIdentityError",
     "RelaySettings",
@@ -72,10 +64,7 @@ _HOMES = {
     "trunnel.agent.visitor": ("StreamHandler", "VisitorInfo"),
     "trunnel.events": ("Event",),
     "trunnel.names": ("Hostname", "KeyId", "ServerAddress", "Target"),
-    "trunnel.relay.applicants": ("Applicant", "AuthorizationHook"),
-    "trunnel.relay.authorized": ("AuthorizedAgent",),
-    "trunnel.relay.bound": ("BoundRelay",),
-    "trunnel.relay.server": ("serve_relay",),
+    "trunnel.relay.server": ("BoundRelay", "serve_relay"),
     "trunnel.settings.agent": ("AgentSettings",),
     "trunnel.settings.relay": ("RelaySettings",),
 }

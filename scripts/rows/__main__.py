@@ -14,8 +14,6 @@ from scripts.rows import (  # noqa: F401 - they register their rows
     agents,
     floods,
     herd,
-    hijack,
-    hot_restart,
     identity,
     load,
     network,
@@ -23,7 +21,6 @@ from scripts.rows import (  # noqa: F401 - they register their rows
     quic_initials,
     restarts,
     slow_readers,
-    stalls,
 )
 from scripts.rows.registry import PACE, ROWS, Outcome, Row
 

@@ -31,7 +31,6 @@ class Voice:
         self.announcer = Announcer("relay:443", settings, key_id=IDENTITY.key_id, served=served)
         self.session = SimpleNamespace(
             endpoints=tuple(endpoints("a.example", "b.example")),
-            refused=(),
             link=SimpleNamespace(peer=SimpleNamespace(key_id=KEY)),
             welcome=SimpleNamespace(session="s1", public_port=443),
         )

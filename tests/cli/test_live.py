@@ -11,17 +11,13 @@ import pytest
 import trio
 from rich.console import Console
 
-from tests.cli import test_output
-from tests.cli.test_output import CLOSED, EVERY_EVENT, HOSTILE
+from tests.cli.test_output import CLOSED, EVERY_EVENT, HOSTILE, READY
 from trunnel import events
 from trunnel.cli.lines import LineWriter
 from trunnel.cli.live import LivePrinter, TerminalFile
 from trunnel.cli.logs import dropped_line
 from trunnel.clock import boottime
 from trunnel.settings import limits
-
-READY = replace(test_output.READY, agent_id="")
-"""Of an agent that does not say which of two it is."""
 
 
 class Terminal(io.StringIO):
@@ -284,32 +280,3 @@ def test_rich_finds_the_methods_of_a_file(name: str) -> None:
     assert file.isatty()
     assert file.writable()
     assert file.encoding == "utf-8"
-
-
-def test_two_endpoints_at_one_relay_are_told_apart() -> None:
-    """Each with its id, its relay's state, and the address to show first."""
-    first, second = "a" * 52, "b" * 52
-    view = live_view(io.StringIO())
-    for agent, target in ((first, "localhost:3000"), (second, "localhost:4000")):
-        view(events.Starting(agent_id=agent, target=target))
-        view(events.Connected(relay="r:1", relay_id="r", session="s", transport="h2", why="", agent_id=agent))
-        for name in ("one", "two"):
-            hostname = f"{name}.{agent[:8]}.example"
-            view(replace(READY, url=f"https://{hostname}", hostname=hostname, agent_id=agent, relay="r:1"))
-        view(events.Canary(ok=True, rtt_ms=5.0, relay="r:1", agent_id=agent))
-    view(events.Disconnected(reason="lost", retry_in=2.0, relay="r:1", agent_id=second))
-    assert rows(view, "Service") == ["localhost:3000", "localhost:4000"]
-    assert rows(view, "Agent") == ["aaaaaaaa", "bbbbbbbb"]
-    assert rows(view, "Relay") == [
-        "r:1 for aaaaaaaa  connected over h2",
-        "r:1 for bbbbbbbb  lost; trying again in 2 s",
-    ]
-    assert [row.removeprefix("https://") for row in rows(view, "URL")] == [
-        "one.aaaaaaaa.example",
-        "one.bbbbbbbb.example",
-        "two.aaaaaaaa.example",
-        "two.bbbbbbbb.example",
-    ]
-    assert len(rows(view, "Try")) == len(rows(view, "SHA-256")) == 2
-    assert [row.rpartition(" by ")[2] for row in rows(view, "Served")] == ["r:1 for aaaaaaaa"]
-    view.close()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final, final
 
@@ -22,27 +22,24 @@ import trio
 from trunnel.agent.addresses import NetworkChange, watch_addresses
 from trunnel.agent.choices import Choices
 from trunnel.agent.dial import Dialler
-from trunnel.agent.joined import remember_joined
 from trunnel.agent.origin import Origin
 from trunnel.agent.reach import Reach
 from trunnel.agent.resolve import Resolver
 from trunnel.agent.road import wanted_of
 from trunnel.agent.served import Served
 from trunnel.agent.supervisor import Supervisor
-from trunnel.agent.verify import Verifier
 from trunnel.agent.visitor import StreamHandler
 from trunnel.agent.wake import Jump, watch_clock
 from trunnel.clock import utc_now
-from trunnel.errors import ConfigError, TrunnelError
-from trunnel.events import EventSink, Notice, Ready, Starting, Stopping
+from trunnel.errors import TrunnelError
+from trunnel.events import EventSink, Ready, Starting, Stopping
 from trunnel.identity.certstore import LeafStore
 from trunnel.identity.keys import IdentityKey, link_certificate
 from trunnel.identity.knownrelays import KnownRelays
 from trunnel.identity.trust import TrustPolicy
-from trunnel.names import Hostname, Target
+from trunnel.names import Target
 from trunnel.pump import Workers, open_workers
 from trunnel.settings.agent import AgentSettings, DataChoice
-from trunnel.settings.invitation import JoinString
 from trunnel.streams.nursery import bare_nursery
 from trunnel.version import VERSION
 from trunnel.wire import control
@@ -103,9 +100,6 @@ class Agent:
         async with self._open_workers() as self._served.workers, bare_nursery() as nursery:
             nursery.start_soon(self._end_when_drained, nursery.cancel_scope)
             nursery.start_soon(watch_clock, self._woke)
-            nursery.start_soon(self._served.keep)
-            nursery.start_soon(self._keep_certificates)
-            nursery.start_soon(self._verify)
             async with trio.open_nursery() as supervising:
                 for supervisor in self.supervisors:
                     supervising.start_soon(self._supervise, supervisor, failures)
@@ -132,17 +126,6 @@ class Agent:
     async def _forward_ready(self, supervisor: Supervisor) -> None:
         await supervisor.ready.wait()
         self.ready.set()
-        if self._settings.invitation is not None:
-            await self._remember(self._settings.invitation)
-
-    async def _remember(self, invitation: JoinString) -> None:
-        """Write down which relay the invitation led to; without that the next start needs it again."""
-        text = f"joined {invitation.server}: from now on this key needs no --join and no --server"
-        try:
-            await trio.to_thread.run_sync(remember_joined, self._settings, invitation)
-        except ConfigError as exc:
-            text = f"joined {invitation.server}, but that could not be written down, so keep --join ({exc})"
-        self._on_event(Notice(code="joined", text=text))
 
     async def _end_when_drained(self, scope: trio.CancelScope) -> None:
         await self._drain.wait()
@@ -151,47 +134,8 @@ class Agent:
                 nursery.start_soon(supervisor.drain, self._settings.drain_grace, self._drain_reason or "")
         scope.cancel()
 
-    async def _keep_certificates(self) -> None:
-        """Have an authority's certificates for our names, if a person wants them."""
-        authority, settings = self._settings.authority, self._settings
-        if authority is None:
-            return
-        from trunnel.agent.certificates import Certificates, groups_of  # noqa: PLC0415 - what asks authorities is large
-
-        def groups() -> Sequence[Sequence[Hostname]]:
-            names = self._served.ordered()
-            own = [name for name in names if name in settings.hostnames]
-            private = settings.acme_directory is not None
-            return groups_of([name for name in names if name not in own], own, private=private)
-
-        certificates = Certificates(
-            authority,
-            settings.state_dir / "issued" / self.key.key_id.short,
-            challenges=self._served.challenges,
-            show=self._served.show_issued,
-            attachments=lambda: [each.attachment for each in self.supervisors if each.attachment is not None],
-            on_event=self._on_event,
-        )
-        await certificates.run(groups, self._served.wait_leaf_changed)
-
-    async def _verify(self) -> None:
-        """Look from outside whether visitors are shown our key, unless their TLS is passed through."""
-        settings = self._settings
-        if not settings.verify_every or settings.tls_passthrough:
-            return
-        await self.ready.wait()
-        verifier = Verifier(
-            lambda: self.ready_events,
-            self._served.keys_for,
-            every=settings.verify_every,
-            alpn=[name.encode("ascii") for name in settings.alpn],
-            on_event=self._on_event,
-        )
-        await verifier.run()
-
     def _woke(self, jump: Jump) -> None:
         del jump
-        self._served.time_jumped()
         for supervisor in self.supervisors:
             supervisor.woke()
 
@@ -218,8 +162,6 @@ def _hello(settings: AgentSettings) -> control.Hello:
         name=settings.name,
         where=control.printable(socket.gethostname()),
         data=wanted_of(settings),
-        hostnames=[name.value for name in settings.hostnames],
-        invitation="" if settings.invitation is None else settings.invitation.secret,
     )
 
 

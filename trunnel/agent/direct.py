@@ -146,13 +146,9 @@ class Pool:
         self._ask.set()
         self._news.set()
 
-    def retire(self) -> None:
-        """Dial no more, and say no more of the road: one of the two sides stops."""
-        self._filling = False
-
     async def drain(self) -> None:
         """Dial no more, and wait until the last visitor has gone.  Cancellation: visitors stay."""
-        self.retire()
+        self._filling = False
         await self.visits.wait_idle()
 
     def presume(self, failure: str, *, rest: float) -> None:
@@ -260,11 +256,10 @@ class Pool:
         while True:
             self._ask = trio.Event()
             attachment = self._attachment
-            if attachment is not None and self._parked and self._filling:
+            if attachment is not None and self._parked:
                 generation = self._generation
                 failure = await self._canary(attachment)
-                stands = attachment is self._attachment and attachment.ended is None and self._filling
-                if stands and generation == self._generation:
+                if attachment is self._attachment and attachment.ended is None and generation == self._generation:
                     failures = self._judge(failure, failures)
             with trio.move_on_after(limits.CANARY_RETRY if failures else limits.CANARY_INTERVAL):
                 await self._ask.wait()

@@ -1,21 +1,20 @@
 """The agent's composition root, for the command line and for programs that embed it.
 
 `run_agent` is what `trunnel expose` runs; `open_tunnel` is the same as a
-context manager.  Both lock the key for as long as they run, and that of a
-second endpoint: one running agent a key.  What an agent does meanwhile is in
-`supervisor`, what two have in common in `exposure`.
+context manager.  Both lock the key for as long as they run: one running agent
+a key.  What the agent does meanwhile is in `supervisor`.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import final
 
 import trio
 
 from trunnel.agent.agent import Agent
-from trunnel.agent.exposure import Exposure, secondary_settings, tagged
 from trunnel.agent.visitor import StreamHandler
 from trunnel.errors import LocalProtocolError, SessionClosed, TrunnelError
 from trunnel.events import EventSink, ignore_events
@@ -32,7 +31,7 @@ async def run_agent(
     settings: AgentSettings,
     *,
     on_event: EventSink = ignore_events,
-    task_status: trio.TaskStatus[Exposure] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[Agent] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Keep *origin* reachable through the relay until drained or cancelled.
 
@@ -40,7 +39,7 @@ async def run_agent(
         origin: What visitors reach: a target that is dialled, or a callable that serves each.
         settings: How.
         on_event: Takes each event as it happens; must not block or raise.
-        task_status: Started with the `Exposure` once each key is ours; its `drain` ends this call.
+        task_status: Started with the `Agent` once the key is ours; its `drain` ends this call.
 
     Raises:
         ConfigError: A file cannot be used.
@@ -51,41 +50,34 @@ async def run_agent(
 
     Cancellation: every visitor's stream is reset.
     """
-    async with _locked_exposure(origin, settings, on_event) as exposure:
-        task_status.started(exposure)
-        await exposure.run()
+    async with _locked_agent(origin, settings, on_event) as agent:
+        task_status.started(agent)
+        await agent.run()
 
 
 @asynccontextmanager
-async def _locked_exposure(
-    origin: Target | StreamHandler, settings: AgentSettings, on_event: EventSink
-) -> AsyncIterator[Exposure]:
-    """Make one agent, or two, whose keys are ours for as long as the body runs."""
-    with ExitStack() as locks:
-        first = await _locked_agent(origin, settings, on_event, locks)
-        beside = secondary_settings(settings)
-        second = beside and await _locked_agent(settings.secondary_local or origin, beside, on_event, locks)
-        yield Exposure(first, second, on_event=on_event)
-
-
 async def _locked_agent(
-    origin: Target | StreamHandler, settings: AgentSettings, on_event: EventSink, locks: ExitStack
-) -> Agent:
-    """Make an agent, and have its key locked by *locks*."""
-    key = await trio.to_thread.run_sync(IdentityKey.load_or_create, settings.key_path)
-    locks.enter_context(lock_key(settings.key_path, purpose=_purpose(origin)))
-    return Agent(origin, settings, key, on_event=tagged(on_event, key.key_id))
+    origin: Target | StreamHandler, settings: AgentSettings, on_event: EventSink
+) -> AsyncIterator[Agent]:
+    """Make an agent whose key is ours for as long as the body runs."""
+    path: Path = settings.key_path
+    key = await trio.to_thread.run_sync(IdentityKey.load_or_create, path)
+    with lock_key(path, purpose=_purpose(origin)):
+        yield Agent(origin, settings, key, on_event=on_event)
 
 
 def _purpose(origin: Target | StreamHandler) -> str:
     return f"exposing {origin}" if isinstance(origin, Target) else "embedded in a program"
 
 
-class Endpoint:
-    """One public endpoint of a tunnel."""
+@final
+class Tunnel:
+    """A tunnel that has been ready; see `open_tunnel`."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
+        self._ended = trio.Event()
+        self._reason: SessionClosed | None = None
 
     @property
     def url(self) -> str:
@@ -107,23 +99,6 @@ class Endpoint:
         """The carrier in use, for example `h2`."""
         return self._agent.ready_events[0].transport
 
-    async def wait_ready(self) -> None:
-        """Wait until visitors can come; before that it has no addresses.  Cancellation: no effect."""
-        await self._agent.ready.wait()
-
-
-@final
-class Tunnel(Endpoint):
-    """A tunnel that has been ready; see `open_tunnel`."""
-
-    def __init__(self, exposure: Exposure) -> None:
-        super().__init__(exposure.first)
-        self.secondary = None if exposure.second is None else Endpoint(exposure.second)
-        """The second endpoint, if the settings ask for one; it becomes ready in its own time."""
-        self._exposure = exposure
-        self._ended = trio.Event()
-        self._reason: SessionClosed | None = None
-
     async def wait_closed(self) -> None:
         """Wait until the tunnel has ended for good; lost carriers are replaced meanwhile.
 
@@ -137,7 +112,7 @@ class Tunnel(Endpoint):
 
     def drain(self, reason: str) -> None:
         """Take no more visitors and end once those that are there have finished."""
-        self._exposure.drain(reason)
+        self._agent.drain(reason)
 
     def end(self, cause: BaseException | None) -> None:
         """Note the end; for `open_tunnel`."""
@@ -171,27 +146,24 @@ async def open_tunnel(
     """
     target = Target.parse(str(origin)) if isinstance(origin, int | str) else origin
     chosen = settings if settings is not None else load_agent({}).settings
+    failure: TrunnelError | None = None
     waiting = trio.CancelScope()
 
-    async def run(exposure: Exposure, tunnel: Tunnel) -> None:
+    async def run(agent: Agent, tunnel: Tunnel) -> None:
+        nonlocal failure
         try:
-            await exposure.run()
+            await agent.run()
         except TrunnelError as exc:
-            tunnel.end(exc)
-        else:
-            tunnel.end(None)
-
-    async def give_up(exposure: Exposure) -> None:
-        await exposure.first_ended.wait()  # whatever becomes of a second endpoint
+            failure = exc
+        tunnel.end(failure)
         waiting.cancel()
 
-    async with _locked_exposure(target, chosen, on_event) as exposure, bare_nursery() as nursery:
-        tunnel = Tunnel(exposure)
-        nursery.start_soon(run, exposure, tunnel)
-        nursery.start_soon(give_up, exposure)
+    async with _locked_agent(target, chosen, on_event) as agent, bare_nursery() as nursery:
+        tunnel = Tunnel(agent)
+        nursery.start_soon(run, agent, tunnel)
         with waiting:
-            await tunnel.wait_ready()
-        if not exposure.ready.is_set():
-            raise exposure.failure or LocalProtocolError("the agent ended without a reason")
+            await agent.ready.wait()
+        if not agent.ready.is_set():
+            raise failure or LocalProtocolError("the agent ended without a reason")
         yield tunnel
         nursery.cancel_scope.cancel()

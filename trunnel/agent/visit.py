@@ -26,7 +26,6 @@ from typing import Final, final
 import trio
 
 from trunnel.agent.badgateway import answer_for_origin
-from trunnel.agent.challenges import Challenges
 from trunnel.agent.offload import offload
 from trunnel.agent.origin import Origin
 from trunnel.agent.plaintext import Here, Plaintext
@@ -105,8 +104,6 @@ class Forwarding:
     """Those of one road of one session."""
     workers: Workers | None = None
     """Who may move bytes between plain sockets."""
-    challenges: Challenges = field(default_factory=Challenges)
-    """Answers to authorities that validate our names, where TLS ends here."""
 
     @property
     def deadlines(self) -> CopyLimits:

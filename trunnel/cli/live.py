@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import singledispatchmethod
-from typing import IO, Final, cast, final
+from typing import IO, cast, final
 
 import trio
 from rich.console import Console, Group
@@ -29,9 +29,6 @@ from trunnel.cli.sentences import curl_command, first_line, retry_text, size, vi
 from trunnel.clock import boottime
 from trunnel.events import Event
 from trunnel.settings import limits
-
-_SHORT: Final = 8
-"""Characters of an id, where people compare it with another one."""
 
 
 @final
@@ -85,14 +82,13 @@ class LivePrinter:
         self._stderr = stderr
         self._plain = PlainPrinter(stdout)
         self._console = console or Console(file=cast("IO[str]", TerminalFile(stdout)), highlight=False)
-        self._agents: dict[str, str] = {}  # the endpoints: what each exposes, by the agent's id
         self._facts: dict[str, str] = {}
-        self._relays: dict[tuple[str, str], str] = {}  # what is known of each relay, by agent and relay
+        self._relays: dict[str, str] = {}  # what is known of each relay
         self._ready: dict[str, events.Ready] = {}  # public addresses, the one to show first
         self._visitors: deque[str] = deque(maxlen=limits.LIVE_VISITORS)
         self._open = self._count = self._bytes_in = self._bytes_out = 0
-        self._canaries: dict[tuple[str, str, str], tuple[float, events.Canary]] = {}  # by road, too; when it came
-        self._roads: dict[tuple[str, str], str] = {}  # why visitors' bytes take the road that they take
+        self._canaries: dict[tuple[str, str], tuple[float, events.Canary]] = {}  # by relay and road; when it came
+        self._roads: dict[str, str] = {}  # why visitors' bytes take the road that they take, by relay
         self._now = now
         self._changed = True
         self._live = Live(
@@ -140,36 +136,23 @@ class LivePrinter:
         facts = Table.grid(padding=(0, 2))
         facts.add_column(style="bold", no_wrap=True)
         facts.add_column(overflow="fold")
-        for name, text in (*self._services(), *self._facts.items(), *self._addresses()):
+        for name, text in (*self._facts.items(), *self._addresses()):
             facts.add_row(name, Text(text, style="bold green" if name == "URL" else ""))
-        for (agent, relay, path), (since, canary) in self._canaries.items():
-            by = f" by {printable(self._relay_of(agent, relay))}" if len(self._relays) > 1 else ""
+        for (relay, path), (since, canary) in self._canaries.items():
+            by = f" by {printable(relay)}" if len(self._relays) > 1 else ""
             name = "Served" if path == "session" else "Directly"
             facts.add_row(name, Text(self._served(canary, since) + by, style="" if canary.ok else "bold red"))
         counts = f"{self._open} now, {self._count} so far, {size(self._bytes_in)} in, {size(self._bytes_out)} out"
         facts.add_row("Visitors", counts)
         return Group(facts, *(Text(f"  {line}", style="dim", overflow="ellipsis") for line in self._visitors))
 
-    def _services(self) -> list[tuple[str, str]]:
-        """Return the rows on what is exposed, and as whom."""
-        named = [(("Service", target), ("Agent", agent[:_SHORT])) for agent, target in self._agents.items()]
-        return [row for rows in named for row in rows]
-
-    def _relay_of(self, agent: str, relay: str) -> str:
-        """Name a relay, and whose it is if there are two."""
-        return f"{relay} for {agent[:_SHORT]}" if agent and len(self._agents) > 1 else relay
-
     def _addresses(self) -> list[tuple[str, str]]:
-        """Return the rows on relays and public addresses; each endpoint's first address comes before all others."""
-        rows = [
-            ("Relay", printable(f"{self._relay_of(*key)}  {state}")) for key, state in self._relays.items()
-        ]
-        ready_by_agent = {ready.agent_id: ready for ready in reversed(self._ready.values())}
-        firsts = [ready for ready in self._ready.values() if ready in ready_by_agent.values()]
-        shown = [*firsts, *(ready for ready in self._ready.values() if ready not in firsts)][: limits.LIVE_URLS]
+        """Return the rows on relays and public addresses."""
+        rows = [("Relay", printable(f"{relay}  {state}")) for relay, state in self._relays.items()]
+        shown = list(self._ready.values())[: limits.LIVE_URLS]
         rows += [("URL", printable(ready.url)) for ready in shown]
-        for ready in firsts:
-            why = self._roads.get((ready.agent_id, ready.relay), "")
+        for ready in shown[:1]:
+            why = self._roads.get(ready.relay, "")
             road = f"{ready.transport}, {ready.data_path}" + (f" ({why})" if why else "")
             rows += [("Data path", printable(road)), ("Try", printable(curl_command(ready)))]
             if ready.fingerprint is not None:
@@ -189,18 +172,19 @@ class LivePrinter:
 
     @_note.register
     def _(self, event: events.Starting) -> None:
-        self._agents[event.agent_id] = printable(event.target)
+        self._facts["Service"] = printable(event.target)
+        self._facts["Agent"] = event.agent_id[:8]
 
     @_note.register
     def _(self, event: events.Connecting) -> None:
-        self._relays[_whose(event)] = "connecting" if event.transport == "auto" else f"connecting over {event.transport}"
+        self._relays[event.relay] = "connecting" if event.transport == "auto" else f"connecting over {event.transport}"
 
     @_note.register
     def _(self, event: events.Connected) -> None:
         why = f" ({event.why})" if event.why else ""
-        self._relays[_whose(event)] = f"connected over {event.transport}{why}"
+        self._relays[event.relay] = f"connected over {event.transport}{why}"
         for url, ready in self._ready.items():
-            if _whose(ready) == _whose(event):
+            if ready.relay == event.relay:
                 self._ready[url] = replace(ready, transport=event.transport)
 
     @_note.register
@@ -209,16 +193,16 @@ class LivePrinter:
 
     @_note.register
     def _(self, event: events.Canary) -> None:
-        self._canaries[*_whose(event), event.path] = (self._now(), event)
+        self._canaries[event.relay, event.path] = (self._now(), event)
 
     @_note.register
     def _(self, event: events.DataPath) -> None:
-        self._roads[_whose(event)] = "" if event.path == "direct" else first_line(event.why)
+        self._roads[event.relay] = "" if event.path == "direct" else first_line(event.why)
         for url, ready in self._ready.items():
-            if _whose(ready) == _whose(event):
+            if ready.relay == event.relay:
                 self._ready[url] = replace(ready, data_path=event.path)
         if event.path != "direct":
-            self._canaries.pop((*_whose(event), "direct"), None)
+            self._canaries.pop((event.relay, "direct"), None)
 
     @_note.register
     def _(self, event: events.OriginState) -> None:
@@ -240,9 +224,9 @@ class LivePrinter:
     @_note.register(events.Disconnected)
     @_note.register(events.RejectedByRelay)
     def _(self, event: events.Disconnected | events.RejectedByRelay) -> None:
-        for key in [key for key in self._canaries if key[:2] == _whose(event)]:
+        for key in [key for key in self._canaries if key[0] == event.relay]:
             del self._canaries[key]
-        self._relays[_whose(event)] = f"{first_line(event.reason)}; {retry_text(event.retry_in)}"
+        self._relays[event.relay] = f"{first_line(event.reason)}; {retry_text(event.retry_in)}"
 
     @_note.register
     def _(self, event: events.Stopping) -> None:
@@ -252,8 +236,3 @@ class LivePrinter:
     @_note.register
     def _(self, event: events.Notice) -> None:
         self.print_above("\n".join(printable(line) for line in event.text.splitlines()))
-
-
-def _whose(event: events.RelayEvent | events.Ready) -> tuple[str, str]:
-    """Return which agent at which relay."""
-    return event.agent_id, event.relay

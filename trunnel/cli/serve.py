@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import trio
 
-from trunnel.cli.health import noting_places
 from trunnel.cli.lines import LineWriter
 from trunnel.cli.output import PlainPrinter
 from trunnel.cli.program import Plan, run_program
@@ -57,11 +56,10 @@ def run_serve(flags: Mapping[str, Flag]) -> int:
     def plan() -> Plan:
         config = load_relay(flags)
         make_state_dir(config.settings.state_dir)
-        from trunnel.cli.serving import serve_supervised
+        from trunnel.relay.server import serve_relay
 
         async def service(on_event: EventSink, *, task_status: trio.TaskStatus[Drainable]) -> None:
-            noting = noting_places(on_event, config.settings.state_dir)
-            await serve_supervised(config.settings, on_event=noting, task_status=task_status)
+            await serve_relay(config.settings, on_event=on_event, task_status=task_status)
 
         return Plan(
             service=service,

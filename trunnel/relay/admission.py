@@ -42,8 +42,6 @@ class RefuseReason(StrEnum):
     HANDSHAKES_TOTAL = "handshakes-total"
     HANDSHAKES_ADDRESS = "handshakes-per-address"
     DATA_ADDRESS = "data-connections-per-address"
-    OWN_ADDRESS = "own-visitors-per-address"
-    OWN_TOTAL = "own-visitors-total"
     DESCRIPTORS = "descriptors"
 
 
@@ -72,8 +70,6 @@ class AdmissionLimits:
     handshakes_per_address: int = limits.HANDSHAKES_PER_ADDRESS
     handshakes_total: int = limits.HANDSHAKES_TOTAL
     direct_half_open_per_address: int = limits.DIRECT_HALF_OPEN_PER_ADDRESS
-    own_visitors_per_address: int = limits.OWN_VISITORS_PER_ADDRESS
-    own_visitors_total: int = limits.OWN_VISITORS_MAX
 
 
 @final
@@ -175,8 +171,6 @@ class Admission:
         """Agents' TLS handshakes."""
         self.unproven = Tally()
         """Data connections that have not proven their session."""
-        self.own_visitors = Tally()
-        """Visitors of the relay's own names."""
 
     def admit_connection(self, host: str) -> Decision:
         """Decide on a connection that was just accepted from *host*, an IP address."""
@@ -203,15 +197,6 @@ class Admission:
         if self.challenges[name] >= self.caps.challenges_per_name:
             return Refuse(RefuseReason.CHALLENGES_NAME)
         return Admit(Ticket(self.challenges, (name,)))
-
-    def admit_own_visitor(self, host: str) -> Decision:
-        """Decide on one more visitor from *host* of a name of the relay's own; it is a visitor besides."""
-        keys = peer_keys(host)
-        if self.own_visitors.total >= self.caps.own_visitors_total:
-            return Refuse(RefuseReason.OWN_TOTAL)
-        if _is_full(self.own_visitors, keys, self.caps.own_visitors_per_address):
-            return Refuse(RefuseReason.OWN_ADDRESS)
-        return Admit(Ticket(self.own_visitors, keys))
 
     def admit_handshake(self, host: str) -> Decision:
         """Decide on one more TLS handshake with an agent at *host*."""

@@ -80,12 +80,6 @@ SUSPECT_AFTER: Final = 1.5
 """Seconds without an answer after which a carrier is suspect: new streams go elsewhere, the agent dials another."""
 ADOPTION_TIMEOUT: Final = 30.0
 """Seconds that a session without a carrier waits for its agent's next one (DATAPLANE, "Sessions and carriers")."""
-AUTHORIZATION_TIMEOUT: Final = 5.0
-"""Seconds that the embedding program has to judge an agent: less than a handshake, which waits for it."""
-HANDOVER_JITTER: Final = 1.0
-"""Seconds within which the agents of a relay that drains come to the next one, each at a moment of its own."""
-HANDOVERS_MAX: Final = 16
-"""Sessions of one agent that may finish their visitors beside the present one; the oldest ends for one more."""
 CARRIER_WAIT: Final = 0.9
 """Seconds that a visitor waits for a session to get a carrier again (NET-03: a clean close within 1 s)."""
 CANARY_INTERVAL: Final = 30.0

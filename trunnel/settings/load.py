@@ -28,7 +28,6 @@ from trunnel.errors import ConfigError, InvalidName
 from trunnel.names import Hostname, ServerAddress, Target
 from trunnel.settings import limits, options
 from trunnel.settings.agent import LOOPBACK_RELAY, AgentSettings, TransportChoice
-from trunnel.settings.joined import with_relay
 from trunnel.settings.options import Flag, Option, Shape
 from trunnel.settings.output import OutputSettings
 from trunnel.settings.paths import Program, config_candidates, default_state_dir
@@ -38,6 +37,8 @@ from trunnel.settings.via import ViaAddress, via_from_environment
 
 PUBLIC_PORT: Final = 443
 """The port of a relay that is told its domain."""
+AUTHORIZED_FILE: Final = "authorized"
+"""Name of the authorised-agents file in the relay's state folder."""
 OF_THE_TESTS: Final = frozenset({"TRUNNEL_NO_SKIP", "TRUNNEL_CORPUS", "TRUNNEL_HYPOTHESIS"})
 """Variables of the project's own test suite, which runs these programs."""
 
@@ -61,8 +62,6 @@ class AgentConfig:
     target: Target | None
     output: OutputSettings
     warnings: tuple[str, ...]
-    notice: str = ""
-    """Which relay the agent goes to, where nobody said it, or not what was remembered; for people."""
 
 
 @final
@@ -270,7 +269,7 @@ def load_relay(flags: Mapping[str, Flag]) -> RelayConfig:
         fields.setdefault("bind_addrs", PUBLIC)
         if not separate:
             fields.setdefault("port", PUBLIC_PORT)
-    listed = RelaySettings(state_dir=state_dir).authorized_path
+    listed = state_dir / AUTHORIZED_FILE
     if "authorized_agents" not in fields and not fields.get("open") and listed.is_file():
         fields["authorized_agents"] = listed
     settings = msgspec.structs.replace(RelaySettings(state_dir=state_dir), **fields)
@@ -287,20 +286,7 @@ def load_authorized_path(flags: Mapping[str, Flag]) -> Path:
     parsed = layers.parse((options.AUTHORIZED_AGENTS, options.STATE_DIR))
     raise_together(layers.problems)
     chosen = cast("Path | None", parsed.get(options.AUTHORIZED_AGENTS.name))
-    return chosen or RelaySettings(state_dir=layers.state_dir(parsed)).authorized_path
-
-
-def load_state_dir(program: Program, flags: Mapping[str, Flag]) -> Path:
-    """Return the state folder that *program* would use, whatever else it is told.
-
-    Raises:
-        ConfigError: Something is wrong with the option that says it, or with the file.
-    """
-    table = options.RELAY_OPTIONS if program is Program.RELAY else options.AGENT_OPTIONS
-    layers = _Layers(program, (*table, *options.OUTPUT_OPTIONS), flags)
-    parsed = layers.parse((options.STATE_DIR,))
-    raise_together(layers.problems)
-    return layers.state_dir(parsed)
+    return chosen or layers.state_dir(parsed) / AUTHORIZED_FILE
 
 
 def load_agent(flags: Mapping[str, Flag]) -> AgentConfig:
@@ -312,8 +298,7 @@ def load_agent(flags: Mapping[str, Flag]) -> AgentConfig:
     layers = _Layers(Program.AGENT, (*options.AGENT_OPTIONS, *options.OUTPUT_OPTIONS), flags)
     parsed = layers.parse(tuple(layers.known.values()))
     raise_together(layers.problems)
-    given, notice = with_relay(_fields(options.AGENT_OPTIONS, parsed), state_dir=layers.state_dir(parsed))
-    fields = dict(given)
+    fields = _fields(options.AGENT_OPTIONS, parsed)
     if parsed.get("force-h2"):
         fields["transport"] = TransportChoice.H2
     fields["vias"] = _vias(
@@ -326,7 +311,6 @@ def load_agent(flags: Mapping[str, Flag]) -> AgentConfig:
         target=cast("Target | None", parsed.get("local")),
         output=_output(parsed),
         warnings=layers.warnings(),
-        notice=notice,
     )
 
 

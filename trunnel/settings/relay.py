@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import final
 
+import msgspec
+
 from trunnel.errors import ConfigError
-from trunnel.names import Hostname, ServerAddress
+from trunnel.names import Hostname
 from trunnel.settings import limits
-from trunnel.settings.acme import AcmeOptions, AcmeSettings
 from trunnel.settings.problems import raise_together
 
 LOOPBACK = ("127.0.0.1", "::1")
@@ -18,7 +19,7 @@ PUBLIC = ("0.0.0.0", "::")  # noqa: S104 - what `--domain` asks for
 
 
 @final
-class RelaySettings(AcmeOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RelaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of `trunnel serve`; the defaults are those of a newcomer's laptop.
 
     Ports: 0 means "any free port".  With `port` set, one listener serves
@@ -54,16 +55,6 @@ class RelaySettings(AcmeOptions, frozen=True, kw_only=True, forbid_unknown_field
     """Certificate chain (PEM) shown to agents; self-signed from the relay's key if absent."""
     tls_key: Path | None = None
     """Private key (PEM) of `tls_cert`."""
-    acme_domains: tuple[Hostname, ...] = ()
-    """Names of the relay itself for which it gets a certificate by ACME."""
-    issuances_per_week: int = limits.ISSUANCES_PER_WEEK
-    """Certificates that all agents together may get for one registered domain in a week."""
-    own_names: bool = True
-    """Whether agents may bring names of their own, which DNS has to prove."""
-    dns_servers: tuple[ServerAddress, ...] = ()
-    """Who is asked about agents' own names; the system's resolvers by default."""
-    takeover: bool = False
-    """Take the listening sockets over from the relay that runs with the same state folder."""
     hello_timeout: float = limits.HELLO_TIMEOUT
     """Seconds from accept to a complete ClientHello."""
     first_byte_timeout: float = limits.FIRST_BYTE_TIMEOUT
@@ -87,27 +78,12 @@ class RelaySettings(AcmeOptions, frozen=True, kw_only=True, forbid_unknown_field
 
     def __post_init__(self) -> None:
         """Check what spans fields; raises ConfigError, so that no unsafe relay can be described."""
-        raise_together([*_problems_of_addresses(self), *_problems_of_access(self), *self.acme_problems("relay")])
-
-    @property
-    def authority(self) -> AcmeSettings | None:
-        """The authority that the relay's own certificate comes from, if any."""
-        return self.acme_settings(self.state_dir) if self.acme_domains else None
+        raise_together([*_problems_of_addresses(self), *_problems_of_access(self)])
 
     @property
     def key_path(self) -> Path:
         """The relay's identity key."""
         return self.state_dir / "relay.key"
-
-    @property
-    def authorized_path(self) -> Path:
-        """The list of agents: the one that was named, or `authorized` in the state folder, there or not."""
-        return self.authorized_agents or self.state_dir / "authorized"
-
-    @property
-    def invitations_path(self) -> Path:
-        """The invitations that have been made."""
-        return self.state_dir / "invitations"
 
     @property
     def beyond_loopback(self) -> bool:
@@ -136,8 +112,6 @@ def _problems_of_access(settings: RelaySettings) -> Iterator[ConfigError]:
         yield ConfigError("relay.open", "choose: the agents of authorized_agents, or open to any agent")
     if (settings.tls_cert is None) != (settings.tls_key is None):
         yield ConfigError("relay.tls_cert", "tls_cert and tls_key go together")
-    if settings.tls_cert is not None and settings.acme_domains:
-        yield ConfigError("relay.acme_domain", "choose: a certificate of yours (tls_cert), or one by ACME")
     if settings.authorized_agents is not None or settings.open:
         return
     try:

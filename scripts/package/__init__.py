@@ -1,1 +1,0 @@
-"""`make package`: what is shipped, built and tried where nothing else is installed."""

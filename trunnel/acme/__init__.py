@@ -1,1 +1,0 @@
-"""Certificates that the world trusts, from an ACME server (RFC 8555)."""
