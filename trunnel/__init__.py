@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ConfigError,
         ConnectError,
         InvalidName,
+        RejectCode,
         Rejected,
         RelayIdentityError,
         SessionClosed,
@@ -31,13 +32,19 @@ if TYPE_CHECKING:
     )
     from trunnel.events import Event
     from trunnel.names import Hostname, KeyId, ServerAddress, Target
-    from trunnel.relay.server import BoundRelay, serve_relay
+    from trunnel.relay.applicants import Applicant, AuthorizationHook
+    from trunnel.relay.authorized import AuthorizedAgent
+    from trunnel.relay.bound import BoundRelay
+    from trunnel.relay.server import serve_relay
     from trunnel.settings.agent import AgentSettings
     from trunnel.settings.relay import RelaySettings
 
 __all__ = [
     "AgentSettings",
+    "Applicant",
     "AuthError",
+    "AuthorizationHook",
+    "AuthorizedAgent",
     "BoundRelay",
     "ConfigError",
     "ConnectError",
@@ -45,6 +52,7 @@ __all__ = [
     "Hostname",
     "InvalidName",
     "KeyId",
+    "RejectCode",
     "Rejected",
     "RelayIdentityError",
     "RelaySettings",
@@ -64,7 +72,10 @@ _HOMES = {
     "trunnel.agent.visitor": ("StreamHandler", "VisitorInfo"),
     "trunnel.events": ("Event",),
     "trunnel.names": ("Hostname", "KeyId", "ServerAddress", "Target"),
-    "trunnel.relay.server": ("BoundRelay", "serve_relay"),
+    "trunnel.relay.applicants": ("Applicant", "AuthorizationHook"),
+    "trunnel.relay.authorized": ("AuthorizedAgent",),
+    "trunnel.relay.bound": ("BoundRelay",),
+    "trunnel.relay.server": ("serve_relay",),
     "trunnel.settings.agent": ("AgentSettings",),
     "trunnel.settings.relay": ("RelaySettings",),
 }

@@ -64,3 +64,7 @@ HAS_PUMP: Final = (
 """Two sockets can be given to a process of our own that splices (Linux, Python not frozen into one file)."""
 HAS_SOCKET_FILES: Final = os.name == "posix"
 """`read` and `write` work on sockets (Windows keeps them apart from files)."""
+HAS_SOCKET_PASSING: Final = sys.platform == "linux" and all(
+    hasattr(socket, name) for name in ("AF_UNIX", "SOCK_SEQPACKET", "SO_PEERCRED", "send_fds")
+)
+"""Sockets can be given to another process that the kernel vouches for (SCM_RIGHTS, SO_PEERCRED)."""

@@ -11,6 +11,7 @@ Wrong arguments are `ValueError`/`TypeError`; using a closed object is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from typing import final
 
@@ -85,15 +86,25 @@ class RejectCode(StrEnum):
     """A limit of the relay is reached; retry after the hint."""
     DRAINING = "draining"
     """The relay is shutting down; retry after the hint."""
+    NO_SESSION = "no-session"
+    """A carrier was to join others, in a session that this process of the relay does not have."""
     PROTOCOL = "protocol"
     """The agent's messages made no sense."""
     NAME_TAKEN = "name-taken"
     """Another agent owns a name that was asked for."""
+    INVITATION = "invitation"
+    """The invitation is unknown, used by another key, revoked or expired."""
 
     @property
     def retryable(self) -> bool:
         """Whether a later try may succeed without a person doing something."""
-        return self not in (RejectCode.UNAUTHORIZED, RejectCode.REVOKED, RejectCode.VERSION, RejectCode.NAME_TAKEN)
+        return self not in _FINAL
+
+
+_FINAL = frozenset(
+    {RejectCode.UNAUTHORIZED, RejectCode.REVOKED, RejectCode.VERSION, RejectCode.NAME_TAKEN, RejectCode.INVITATION}
+)
+"""What a person has to mend."""
 
 
 class TrunnelError(Exception):
@@ -210,3 +221,34 @@ class Rejected(TrunnelError):
     def retryable(self) -> bool:
         """Whether a later try may succeed by itself."""
         return self.code.retryable
+
+
+@final
+class AcmeError(TrunnelError):
+    """A certificate could not be had from its authority; the one in use stays in use.
+
+    Source: RFC 8555 §6.7 (problem documents, RFC 9457).
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        problem: Mapping[str, object] | None = None,
+        retry_after: float | None = None,
+        retryable: bool = True,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.problem = problem
+        """The authority's problem document as a whole, if it sent one."""
+        self.retry_after = retry_after
+        """Seconds that the authority asks to wait, or None."""
+        self.retryable = retryable
+        """Whether a later try may succeed without a person doing something."""
+
+    @property
+    def type(self) -> str:
+        """The problem's type, such as `urn:ietf:params:acme:error:rateLimited`; empty if there is none."""
+        found = None if self.problem is None else self.problem.get("type")
+        return found if isinstance(found, str) else ""

@@ -41,6 +41,16 @@ def ignore_events(event: Event) -> None:
 # --- the agent's ------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayEvent(Event):
+    """Base of what an agent says of one of its relays."""
+
+    relay: str = ""
+    """The relay, as it was named."""
+    agent_id: str = ""
+    """Which agent's: a program may have a second endpoint."""
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Starting(Event):
@@ -53,22 +63,20 @@ class Starting(Event):
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Connecting(Event):
+class Connecting(RelayEvent):
     """An attempt begins; `attempt` counts from 1 since the last stable session."""
 
     kind: ClassVar[str] = "connecting"
-    relay: str
     transport: str
     attempt: int
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Connected(Event):
+class Connected(RelayEvent):
     """The relay is who it should be and has welcomed us."""
 
     kind: ClassVar[str] = "connected"
-    relay: str
     relay_id: str
     session: str
     transport: str
@@ -107,7 +115,7 @@ class Ready(Event):
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Canary(Event):
+class Canary(RelayEvent):
     """A canary stream came back, or did not; its age is that of the event."""
 
     kind: ClassVar[str] = "canary"
@@ -115,23 +123,19 @@ class Canary(Event):
     rtt_ms: float | None
     """From asking for it to its return."""
     failure: str = ""
-    relay: str = ""
-    """The relay, as it was named."""
     path: str = "session"
     """The road that it took: `session` or `direct`."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataPath(Event):
+class DataPath(RelayEvent):
     """The road of visitors' bytes is another one now, or for another reason."""
 
     kind: ClassVar[str] = "data_path"
     path: str
     """`direct`: a TCP connection for each visitor; `session`: streams inside the session; `none`."""
     why: str
-    relay: str = ""
-    """The relay, as it was named."""
 
 
 @final
@@ -174,27 +178,47 @@ class StreamClosed(Event):
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Disconnected(Event):
+class Disconnected(RelayEvent):
     """The session ended; the next attempt is `retry_in` seconds away (None: never)."""
 
     kind: ClassVar[str] = "disconnected"
     reason: str
     retry_in: float | None
-    relay: str = ""
-    """The relay, as it was named."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RejectedByRelay(Event):
+class RejectedByRelay(RelayEvent):
     """The relay said no; `retry_in` None means that trying again is pointless."""
 
     kind: ClassVar[str] = "rejected"
     code: str
     reason: str
     retry_in: float | None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameRefused(Event):
+    """A name of the agent's own is not led to it now; `reason` says which DNS record to set."""
+
+    kind: ClassVar[str] = "name_refused"
+    hostname: str
+    reason: str
     relay: str = ""
     """The relay, as it was named."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified(Event):
+    """The agent has visited its own public address from outside, and compared the key that it was shown."""
+
+    kind: ClassVar[str] = "verified"
+    hostname: str
+    ok: bool | None
+    """Whether it was ours; None: it could not be visited."""
+    reason: str = ""
 
 
 @final
@@ -215,7 +239,61 @@ class Stopped(Event):
     exit_code: int
 
 
+# --- both programs' ----------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate(Event):
+    """A certificate from an authority, and how it is with it."""
+
+    kind: ClassVar[str] = "certificate"
+    hostnames: tuple[str, ...]
+    state: str
+    """`loaded`, `issued`, `renewed`, `waiting` (for permission), or `failed`."""
+    not_after: str = ""
+    """Its end (RFC 3339), of the one in use; empty if there is none."""
+    issuer: str = ""
+    reason: str = ""
+    """Why it waits or failed."""
+    retry_in: float | None = None
+    """Seconds until the next try."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm(Event):
+    """Something that a person must look at: a certificate that ends, a wrong key, a full disk; `code` says which."""
+
+    kind: ClassVar[str] = "alarm"
+    code: str
+    text: str
+    hostname: str = ""
+
+
 # --- the relay's ------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentAuthorized(Event):
+    """A key has come with an invitation, and is on the list now."""
+
+    kind: ClassVar[str] = "agent_authorized"
+    agent_id: str
+    names: tuple[str, ...]
+    label: str
+    invitation: str
+    """The invitation's public id."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenOver(Event):
+    """The listening sockets came from the relay that ran before; it drains."""
+
+    kind: ClassVar[str] = "taken_over"
+    pid: int
 
 
 @final
@@ -240,6 +318,8 @@ class SessionOpened(Event):
     peer: str
     transport: str
     session: str = ""
+    extension: str = ""
+    """Bytes of extension 1.3.6.1.4.1.65535.1 of its certificate, in hex."""
 
 
 @final
@@ -290,6 +370,8 @@ class AgentRefused(Event):
     code: str
     reason: str
     authorize: str
+    extension: str = ""
+    """As in `session_opened`."""
 
 
 @final

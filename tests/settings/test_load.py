@@ -13,10 +13,11 @@ from trunnel.errors import ConfigError
 from trunnel.names import Hostname, ServerAddress, Target
 from trunnel.settings import limits
 from trunnel.settings.agent import DataChoice, TransportChoice
+from trunnel.settings.domain import EVERY_ADDRESS
 from trunnel.settings.load import load_agent, load_authorized_path, load_relay, parse_config
 from trunnel.settings.options import Flag
 from trunnel.settings.output import LogFormat, LogLevel
-from trunnel.settings.relay import LOOPBACK, PUBLIC
+from trunnel.settings.relay import LOOPBACK
 
 
 def write_config(folder: Path, program: str, text: str) -> Path:
@@ -153,7 +154,7 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
 
 def test_a_domain_means_public_bind_one_port_443_and_that_suffix() -> None:
     settings = load_relay({"domain": ["t.example.com"], "open": True}).settings
-    assert settings.bind_addrs == PUBLIC
+    assert settings.bind_addrs == EVERY_ADDRESS
     assert settings.port == 443
     assert settings.domain_suffixes == (Hostname("t.example.com"),)
 
@@ -181,7 +182,13 @@ def test_one_port_and_separate_ports_exclude_each_other() -> None:
 def test_beyond_loopback_it_must_be_said_who_may_connect(flags: dict[str, Flag]) -> None:
     text = refusal(flags)
     assert "refusing to listen beyond this machine" in text
-    for fix in ("trunnel id", "trunnel authorize ID", "--authorized-agents FILE", "--open"):
+    for fix in (
+        "trunnel invite --address HOST",
+        "trunnel id",
+        "trunnel authorize ID",
+        "--authorized-agents FILE",
+        "--open",
+    ):
         assert fix in text
 
 
@@ -226,6 +233,14 @@ def test_a_list_may_be_one_flag_with_commas() -> None:
 
 def test_force_h2_is_a_transport() -> None:
     assert load_agent({"force_h2": True}).settings.transport is TransportChoice.H2
+
+
+def test_a_flag_that_names_a_transport_wins_over_force_h2_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUNNEL_FORCE_H2", "1")
+    assert load_agent({}).settings.transport is TransportChoice.H2
+    assert load_agent({"transport": "quic"}).settings.transport is TransportChoice.QUIC
+    assert load_agent({"transport": "h2", "force_h2": True}).settings.transport is TransportChoice.H2
+    assert "choose one transport" in refusal({"transport": "quic", "force_h2": True}, relay=False)
 
 
 @pytest.mark.parametrize("word", ["auto", "quic", "h2", "yamux"])

@@ -60,7 +60,19 @@ def test_parsers_give_what_the_fields_hold(
     file = tmp_path / "file"
     file.touch()
     texts = {"SPKI": "ab" * 32, "FILE": str(file), "DIR": "/x", "HEX": "00", "TIME": "1s", "SIZE": "1MiB", "N": "1"}
-    texts |= {"ADDR": "::1", "NAME": "name", "PROTOCOL": "h2", "": "yes", "HOST[:PORT]": "relay:1"}
+    texts |= {
+        "ADDR": "::1",
+        "NAME": "name",
+        "PROTOCOL": "h2",
+        "": "yes",
+        "HOST[:PORT]": "127.0.0.1:1",
+        "TARGET": "1",
+        "STRING": "s",
+        "ADDRESS": "a@b.c",
+        "URL": "https://a/b",
+        "ID": "i",
+        "KEY": "k",
+    }
     hints = typing.get_type_hints(settings)
     for option in table:
         if option.field is None:

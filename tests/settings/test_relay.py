@@ -8,7 +8,8 @@ import pytest
 
 from trunnel.errors import ConfigError
 from trunnel.names import Hostname
-from trunnel.settings.relay import PUBLIC, RelaySettings
+from trunnel.settings.domain import EVERY_ADDRESS
+from trunnel.settings.relay import RelaySettings
 
 STATE = Path("state")
 
@@ -58,7 +59,7 @@ def test_a_certificate_and_its_key_go_together(given: str) -> None:
         RelaySettings(state_dir=STATE, **{given: Path("file.pem")})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("addresses", [PUBLIC, ("192.0.2.1",), ("127.0.0.1", "::"), ("fe80::1",)])
+@pytest.mark.parametrize("addresses", [EVERY_ADDRESS, ("192.0.2.1",), ("127.0.0.1", "::"), ("fe80::1",)])
 def test_beyond_loopback_it_is_said_who_may_connect(addresses: tuple[str, ...]) -> None:
     with pytest.raises(
         ConfigError, match=r"relay\.authorized_agents: refusing to listen beyond this machine"
@@ -76,7 +77,7 @@ def test_all_of_loopback_is_this_machine(address: str) -> None:
 
 def test_all_mistakes_are_told_together() -> None:
     with pytest.raises(ConfigError, match="3 settings are wrong") as caught:
-        RelaySettings(state_dir=STATE, domain_suffixes=(), bind_addrs=PUBLIC, tls_key=Path("key.pem"))
+        RelaySettings(state_dir=STATE, domain_suffixes=(), bind_addrs=EVERY_ADDRESS, tls_key=Path("key.pem"))
     for part in ("domain_suffix", "tls_cert", "authorized_agents"):
         assert part in str(caught.value)
 

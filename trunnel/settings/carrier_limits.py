@@ -37,8 +37,11 @@ UNSENT_CONTROL_MAX: Final = 64 * KIB
 UNSENT_OUTPUT_MAX: Final = MIB
 """Bytes of frames without payload queued for a peer that sends but does not read: window updates,
 requests, resets.  A thousand streams opened at once are 0.1 MiB."""
-ACCEPT_QUEUE: Final = 256
-"""Streams opened by the relay that the agent has not accepted yet; more are refused."""
+ACCEPT_QUEUE: Final = 900
+"""Streams opened by the relay that the agent has not accepted yet; more are refused.
+
+Nearly as many as may be open at all: after a hot restart all visitors of the last seconds come at once, and
+the agent may be busy with its certificate."""
 READ_SLICE: Final = 64 * KIB
 """Bytes of a carrier that are parsed before other tasks get a turn."""
 
@@ -80,6 +83,14 @@ SUSPECT_AFTER: Final = 1.5
 """Seconds without an answer after which a carrier is suspect: new streams go elsewhere, the agent dials another."""
 ADOPTION_TIMEOUT: Final = 30.0
 """Seconds that a session without a carrier waits for its agent's next one (DATAPLANE, "Sessions and carriers")."""
+AUTHORIZATION_TIMEOUT: Final = 5.0
+"""Seconds that the embedding program has to judge an agent: less than a handshake, which waits for it."""
+HANDOVER_JITTER: Final = 1.0
+"""Seconds within which the agents of a relay that drains come to the next one, each at a moment of its own."""
+HANDOVER_GAP: Final = 2.0
+"""Seconds without any session after which a change from one relay to the next is told as a loss."""
+HANDOVERS_MAX: Final = 16
+"""Sessions of one agent that may finish their visitors beside the present one; the oldest ends for one more."""
 CARRIER_WAIT: Final = 0.9
 """Seconds that a visitor waits for a session to get a carrier again (NET-03: a clean close within 1 s)."""
 CANARY_INTERVAL: Final = 30.0

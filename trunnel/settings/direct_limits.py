@@ -36,6 +36,8 @@ DIRECT_TRIES: Final = 2
 """Parked connections that one visitor tries before the session carries it: a dead path is not asked for ever."""
 DIRECT_WAIT: Final = 5.0
 """Seconds that a visitor of an agent with data connections only (`--data direct`) waits for one to be parked."""
+DIRECT_NOTE_PAUSE: Final = 1.0
+"""Seconds before a failure is written down: parked connections of a relay that drains may end before it says so."""
 DIRECT_REST: Final = 10.0
 """Seconds that a session's data path rests once a visitor has had to leave it: the others must not wait, too."""
 DIRECT_FED: Final = 1.0

@@ -1,7 +1,7 @@
 """Every number that protects us: unit, what it guards, and where it comes from.
 
 One name, `limits.X`, so that "what limits this?" is one search; the numbers of
-carriers and of the network under them are written in `carrier_limits`.  A limit
+carriers and of the network under them are written in `carrier_limits`, those of certificates in `acme_limits`.  A limit
 that a person may set appears in `settings.relay` or `settings.agent` with its
 default here.
 """
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from trunnel.settings.carrier_limits import *  # noqa: F403 - the other half of one table
+from trunnel.settings.acme_limits import *  # noqa: F403 - other parts of one table
+from trunnel.settings.carrier_limits import *  # noqa: F403
 from trunnel.settings.direct_limits import *  # noqa: F403
 
 # --- ClientHello (wire/clienthello.py) -------------------------------------------------------
@@ -75,8 +76,12 @@ VISITORS_PER_ADDRESS: Final = 2_048
 """Routed visitors of one address; browsers behind one NAT are many."""
 VISITORS_TOTAL: Final = 16_384
 """Routed visitors in all."""
-CHALLENGES_PER_NAME: Final = 8
+CHALLENGES_PER_NAME: Final = 12
 """`acme-tls/1` visitors of one name at a time; an ACME server opens 1 to 5."""
+CHALLENGES_PER_ADDRESS: Final = 6
+"""The same of one address: whoever stalls there leaves room for an ACME server with five addresses."""
+CHALLENGES_ANSWERED: Final = 4 * CHALLENGES_PER_NAME
+"""The same at an agent, which hears those of all its relays."""
 CHALLENGE_TIMEOUT: Final = 10.0
 """Seconds in all for an `acme-tls/1` connection (Traefik CVE-2026-22045)."""
 LISTEN_BACKLOG: Final = 1_024
@@ -166,6 +171,8 @@ AUTHORIZED_FILE_MAX: Final = 4 * MIB
 """Bytes of the authorised-agents file: 10,000 lines of 400 characters."""
 AUTHORIZED_POLL: Final = 0.5
 """Seconds between looks at the authorised file's identity (CONS-03: refused within 1 s, settling included)."""
+ISSUED_FILES_MAX: Final = 256
+"""Stored certificates that are looked through for some that will do, where none is for exactly the names wanted."""
 KEY_FILE_MAX: Final = 64 * KIB
 """Bytes of a key or certificate file."""
 CONFIG_FILE_MAX: Final = MIB
@@ -189,6 +196,8 @@ STOP_NOW: Final = 0.5
 """Seconds from the second signal until the process is ended whatever still runs (HOST-01: within 1 s)."""
 LIVE_REFRESH: Final = 0.25
 """Seconds between redraws of the live view, when something changed."""
+LIVE_ROWS: Final = 8
+"""Certificates, alarms, and names that the live view shows, of each."""
 LIVE_URLS: Final = 4
 """Public addresses shown in the live view."""
 LIVE_VISITORS: Final = 8
@@ -258,3 +267,38 @@ CONTROL_OUTBOX: Final = 64
 """Control messages posted and not sent; an honest peer reads each at once."""
 RETIRE_GRACE: Final = 1.0
 """Seconds that visitors of a replaced or revoked agent may still go on (CONS-02, CONS-03)."""
+
+# --- health (cli/health.py) -------------------------------------------------------------------
+
+HEALTH_TIMEOUT: Final = 5.0
+"""Seconds in which a relay must answer a ClientHello of its own machine."""
+HEALTH_CANARY_AGE: Final = 60.0
+"""Seconds since a canary came through after which an agent does not serve: one interval, a slow canary
+that failed, and the next try (`CANARY_INTERVAL`, `CANARY_TIMEOUT`, `CANARY_RETRY`)."""
+
+# --- hot restart (relay/takeover.py, relay/successor.py, relay/holding.py, streams/passage.py) ---
+
+TAKEOVER_ASK: Final = 5.0
+"""Seconds in which a process that connects to ask for the sockets has asked."""
+TAKEOVER_READY: Final = 60.0
+"""Seconds in which a new relay that was given the sockets accepts: it loads keys and starts workers meanwhile."""
+TAKEOVER_MESSAGE_MAX: Final = 65_536
+"""Bytes of one message between the two relays."""
+TAKEOVER_SOCKETS_MAX: Final = 128
+"""Sockets that are handed over at most; the kernel passes 253 in one message (SCM_MAX_FD)."""
+TAKEOVER_BACKLOG: Final = 8
+"""Processes that may wait to ask for the sockets."""
+TAKEOVER_GRACE: Final = 3_600.0
+"""Seconds that visitors of the relay before may go on: nobody waits for that process to end."""
+TAKEOVER_HOLD: Final = 10.0
+"""Seconds after a takeover during which a visitor waits for the agent of its name; agents come within 1 to 2 s."""
+TAKEOVER_HELD_MAX: Final = 4_096
+"""Visitors that wait so at a time: 500 a second for 8 s, each with a hello of up to 16 KiB and its socket."""
+TAKEOVER_PACE: Final = 0.2
+"""Seconds after which one that waited so looks again whether its agent has room."""
+TAKEOVER_VISITORS: Final = 800
+"""Visitors that an agent may have before others wait: it may not accept any yet, and queues `ACCEPT_QUEUE` at most."""
+TAKEOVER_SETTLE: Final = 2.0
+"""Seconds after a takeover during which the new relay is not taken over itself: its agents are on their way."""
+PREDECESSORS_MAX: Final = 4
+"""Relays that drain and still get their datagrams from the present one; one more restart, and the oldest gets none."""

@@ -25,20 +25,18 @@ from typing import Final, cast, final
 import msgspec
 
 from trunnel.errors import ConfigError, InvalidName
-from trunnel.names import Hostname, ServerAddress, Target
+from trunnel.names import ServerAddress, Target
 from trunnel.settings import limits, options
 from trunnel.settings.agent import LOOPBACK_RELAY, AgentSettings, TransportChoice
+from trunnel.settings.domain import fields_of_domain
+from trunnel.settings.joined import with_relay
 from trunnel.settings.options import Flag, Option, Shape
 from trunnel.settings.output import OutputSettings
 from trunnel.settings.paths import Program, config_candidates, default_state_dir
 from trunnel.settings.problems import raise_together
-from trunnel.settings.relay import PUBLIC, RelaySettings
+from trunnel.settings.relay import RelaySettings
 from trunnel.settings.via import ViaAddress, via_from_environment
 
-PUBLIC_PORT: Final = 443
-"""The port of a relay that is told its domain."""
-AUTHORIZED_FILE: Final = "authorized"
-"""Name of the authorised-agents file in the relay's state folder."""
 OF_THE_TESTS: Final = frozenset({"TRUNNEL_NO_SKIP", "TRUNNEL_CORPUS", "TRUNNEL_HYPOTHESIS"})
 """Variables of the project's own test suite, which runs these programs."""
 
@@ -62,6 +60,8 @@ class AgentConfig:
     target: Target | None
     output: OutputSettings
     warnings: tuple[str, ...]
+    notice: str = ""
+    """Which relay the agent goes to, where nobody said it, or not what was remembered; for people."""
 
 
 @final
@@ -262,18 +262,15 @@ def load_relay(flags: Mapping[str, Flag]) -> RelayConfig:
     raise_together(layers.problems)
     fields = _fields(options.RELAY_OPTIONS, parsed)
     state_dir = layers.state_dir(parsed)
-    if "domain" in parsed:
-        domains = cast("tuple[Hostname, ...]", parsed["domain"])
-        more = cast("tuple[Hostname, ...]", parsed.get("domain-suffix", ()))
-        fields["domain_suffixes"] = tuple(dict.fromkeys((*domains, *more)))
-        fields.setdefault("bind_addrs", PUBLIC)
-        if not separate:
-            fields.setdefault("port", PUBLIC_PORT)
-    listed = state_dir / AUTHORIZED_FILE
+    fields.update(fields_of_domain(parsed))
+    listed = RelaySettings(state_dir=state_dir).authorized_path
     if "authorized_agents" not in fields and not fields.get("open") and listed.is_file():
         fields["authorized_agents"] = listed
     settings = msgspec.structs.replace(RelaySettings(state_dir=state_dir), **fields)
-    return RelayConfig(settings=settings, output=_output(parsed), warnings=layers.warnings())
+    warnings = layers.warnings()
+    if settings.acme_mentioned and settings.authority is None:
+        warnings += ("options of ACME have no effect: no certificate is asked for (say --acme, or --acme-domain NAME)",)
+    return RelayConfig(settings=settings, output=_output(parsed), warnings=warnings)
 
 
 def load_authorized_path(flags: Mapping[str, Flag]) -> Path:
@@ -286,7 +283,20 @@ def load_authorized_path(flags: Mapping[str, Flag]) -> Path:
     parsed = layers.parse((options.AUTHORIZED_AGENTS, options.STATE_DIR))
     raise_together(layers.problems)
     chosen = cast("Path | None", parsed.get(options.AUTHORIZED_AGENTS.name))
-    return chosen or layers.state_dir(parsed) / AUTHORIZED_FILE
+    return chosen or RelaySettings(state_dir=layers.state_dir(parsed)).authorized_path
+
+
+def load_state_dir(program: Program, flags: Mapping[str, Flag]) -> Path:
+    """Return the state folder that *program* would use, whatever else it is told.
+
+    Raises:
+        ConfigError: Something is wrong with the option that says it, or with the file.
+    """
+    table = options.RELAY_OPTIONS if program is Program.RELAY else options.AGENT_OPTIONS
+    layers = _Layers(program, (*table, *options.OUTPUT_OPTIONS), flags)
+    parsed = layers.parse((options.STATE_DIR,))
+    raise_together(layers.problems)
+    return layers.state_dir(parsed)
 
 
 def load_agent(flags: Mapping[str, Flag]) -> AgentConfig:
@@ -298,8 +308,11 @@ def load_agent(flags: Mapping[str, Flag]) -> AgentConfig:
     layers = _Layers(Program.AGENT, (*options.AGENT_OPTIONS, *options.OUTPUT_OPTIONS), flags)
     parsed = layers.parse(tuple(layers.known.values()))
     raise_together(layers.problems)
-    fields = _fields(options.AGENT_OPTIONS, parsed)
-    if parsed.get("force-h2"):
+    given, notice = with_relay(_fields(options.AGENT_OPTIONS, parsed), state_dir=layers.state_dir(parsed))
+    fields = dict(given)
+    if parsed.get("acme") is False:
+        fields = {name: value for name, value in fields.items() if not name.startswith("acme")}
+    if _h2_forced(flags, parsed):
         fields["transport"] = TransportChoice.H2
     fields["vias"] = _vias(
         cast("tuple[ServerAddress, ...]", fields.get("servers", (LOOPBACK_RELAY,))),
@@ -311,7 +324,22 @@ def load_agent(flags: Mapping[str, Flag]) -> AgentConfig:
         target=cast("Target | None", parsed.get("local")),
         output=_output(parsed),
         warnings=layers.warnings(),
+        notice=notice,
     )
+
+
+def _h2_forced(flags: Mapping[str, Flag], parsed: Mapping[str, object]) -> bool:
+    """Whether `force_h2` counts: not where a flag names another transport and the word came from elsewhere.
+
+    Raises:
+        ConfigError: Two flags contradict each other.
+    """
+    asked = bool(parsed.get("force-h2"))
+    if not asked or not flags.get("transport") or parsed["transport"] is TransportChoice.H2:
+        return asked
+    if flags.get("force_h2"):
+        raise ConfigError("agent.force_h2", "it is the same as --transport h2: choose one transport")
+    return False
 
 
 def _vias(

@@ -12,94 +12,17 @@ One that is a secret (or may hold one) can also be read from a file that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum, auto
-from typing import Final, final
+from typing import Final
 
 from trunnel.names import Hostname, KeyId, ServerAddress, Target
 from trunnel.settings import values
+from trunnel.settings.acme_options import ACME_OPTIONS, CERTIFICATES
 from trunnel.settings.agent import DataChoice, ProxyProtocolVersion, TransportChoice
+from trunnel.settings.option import ENVIRONMENT_PREFIX, Flag, Option, Shape, choice, limit, switch
 from trunnel.settings.output import LogFormat, LogLevel
 from trunnel.settings.via import ViaAddress
 
-ENVIRONMENT_PREFIX: Final = "TRUNNEL_"
-"""How the names of our environment variables begin."""
-
-
-Flag = str | bool | Sequence[str] | None
-"""What the command line gave for one option; None (or an empty list) when it was not there."""
-
-
-@final
-class Shape(Enum):
-    """How often an option is given."""
-
-    ONE = auto()
-    """Once, with a value."""
-    MANY = auto()
-    """Repeatedly, or once with commas."""
-    SWITCH = auto()
-    """Without a value: `--open` or `--no-open`."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One option in all its forms."""
-
-    name: str
-    """As in the flag, without the dashes."""
-    help: str
-    """One sentence for `--help` and the documentation."""
-    parse: Callable[[str], object] = values.parse_switch
-    """Turns the text of one value into a typed one; raises InvalidName."""
-    metavar: str = ""
-    """What stands for the value in the help; empty for switches."""
-    shape: Shape = Shape.ONE
-    field: str | None = None
-    """Field of the settings object."""
-    choices: tuple[str, ...] = ()
-    """The words that are valid, for completion."""
-    panel: str = "Options"
-    """Group in the help."""
-    secret: bool = False
-    """Whether it may hold a password."""
-
-    @property
-    def flag(self) -> str:
-        """As on the command line."""
-        return f"--{self.name}"
-
-    @property
-    def key(self) -> str:
-        """As in a TOML file."""
-        return self.name.replace("-", "_")
-
-    @property
-    def variable(self) -> str:
-        """As in the environment."""
-        return ENVIRONMENT_PREFIX + self.key.upper()
-
-    @property
-    def file_variable(self) -> str:
-        """The variable that names a file with the value; empty unless it is a secret."""
-        return f"{self.variable}_FILE" if self.secret else ""
-
-
-def _switch(name: str, text: str, *, field: str | None = None, panel: str = "Options") -> Option:
-    return Option(name, text, shape=Shape.SWITCH, field=field, panel=panel)
-
-
-def _choice(name: str, text: str, kind: type[values.Choice], *, panel: str = "Options") -> Option:
-    words = tuple(str(word) for word in kind)
-    field = name.replace("-", "_")
-    return Option(name, text, values.parse_choice(kind), "|".join(words), field=field, choices=words, panel=panel)
-
-
-def _limit(name: str, text: str, parse: Callable[[str], object], metavar: str) -> Option:
-    return Option(name, text, parse, metavar, field=name.replace("-", "_"), panel="Limits")
-
+__all__ = ["ENVIRONMENT_PREFIX", "Flag", "Option", "Shape"]
 
 _WHERE: Final = "Where it listens"
 _WHO: Final = "Who may connect"
@@ -122,12 +45,12 @@ AUTHORIZED_AGENTS: Final = Option(
 )
 CONFIG: Final = Option("config", "Configuration file (TOML).", values.parse_path, "FILE", panel=_OUTPUT)
 
-JSON: Final = _switch("json", "Events as one JSON object a line.", field="json", panel=_OUTPUT)
+JSON: Final = switch("json", "Events as one JSON object a line.", field="json", panel=_OUTPUT)
 
 OUTPUT_OPTIONS: Final = (
     JSON,
-    _choice("log-level", "Least level of the log on standard error.", LogLevel, panel=_OUTPUT),
-    _choice("log-format", "Form of the log.", LogFormat, panel=_OUTPUT),
+    choice("log-level", "Least level of the log on standard error.", LogLevel, panel=_OUTPUT),
+    choice("log-format", "Form of the log.", LogFormat, panel=_OUTPUT),
 )
 """Options of every program that runs until it is stopped."""
 
@@ -178,9 +101,9 @@ RELAY_OPTIONS: Final = (
         panel=_WHERE,
     ),
     AUTHORIZED_AGENTS,
-    _switch("quic", "Let agents come over QUIC, on UDP (they may by default).", field="quic", panel=_WHERE),
-    _switch("direct", "Let agents bring data connections (they may by default).", field="direct", panel=_WHERE),
-    _switch("open", "Let any agent connect.", field="open", panel=_WHO),
+    switch("quic", "Let agents come over QUIC, on UDP (they may by default).", field="quic", panel=_WHERE),
+    switch("direct", "Let agents bring data connections (they may by default).", field="direct", panel=_WHERE),
+    switch("open", "Let any agent connect.", field="open", panel=_WHO),
     Option(
         "tls-cert",
         "Certificate chain (PEM) shown to agents.",
@@ -190,21 +113,53 @@ RELAY_OPTIONS: Final = (
         panel=_WHO,
     ),
     Option("tls-key", "Its private key (PEM).", values.parse_existing_file, "FILE", field="tls_key", panel=_WHO),
-    _limit("hello-timeout", "Time from accept to a complete ClientHello.", values.parse_seconds, "TIME"),
-    _limit("first-byte-timeout", "Time a stream may wait for the first byte back.", values.parse_seconds, "TIME"),
-    _limit("idle-timeout", "Time without a byte after which a stream ends.", values.parse_seconds, "TIME"),
-    _limit("drain-grace", "Time that streams may go on after the first signal.", values.parse_seconds, "TIME"),
-    _limit(
+    Option(
+        "acme-domain",
+        "Name of the relay itself, to get a certificate for; repeat for more.",
+        Hostname.parse,
+        "NAME",
+        Shape.MANY,
+        field="acme_domains",
+        panel=CERTIFICATES,
+    ),
+    switch(
+        "acme",
+        "Get a certificate for the names of --domain; done by default on port 443, agrees to the authority's terms.",
+        panel=CERTIFICATES,
+    ),
+    *ACME_OPTIONS,
+    limit("issuances-per-week", "Certificates of all agents for one domain in a week.", values.parse_count, "N"),
+    switch("own-names", "Let agents bring names that DNS proves (they may by default).", field="own_names", panel=_WHO),
+    Option(
+        "dns-server",
+        "Resolver that is asked about agents' own names, by IP address; repeat for more.",
+        values.parse_dns_server,
+        "HOST[:PORT]",
+        Shape.MANY,
+        field="dns_servers",
+        panel=_WHO,
+    ),
+    switch(
+        "takeover",
+        "Take the sockets over from the relay that runs with this state folder, which then drains.",
+        field="takeover",
+        panel=_WHERE,
+    ),
+    limit("hello-timeout", "Time from accept to a complete ClientHello.", values.parse_seconds, "TIME"),
+    limit("first-byte-timeout", "Time a stream may wait for the first byte back.", values.parse_seconds, "TIME"),
+    limit("idle-timeout", "Time without a byte after which a stream ends.", values.parse_seconds, "TIME"),
+    limit("drain-grace", "Time that streams may go on after the first signal.", values.parse_seconds, "TIME"),
+    limit(
         "half-open-per-address",
         "Connections of one address without a complete ClientHello.",
         values.parse_count,
         "N",
     ),
-    _limit("visitors-per-address", "Visitors of one address.", values.parse_count, "N"),
-    _limit("visitors-total", "Visitors in all.", values.parse_count, "N"),
-    _limit("agents-max", "Agents in all.", values.parse_count, "N"),
-    _limit("streams-per-session", "Visitors of one agent at a time.", values.parse_count, "N"),
-    _limit("stream-window", "Size to which a stream's receive window may grow.", values.parse_window, "SIZE"),
+    limit("visitors-per-address", "Visitors of one address.", values.parse_count, "N"),
+    limit("visitors-total", "Visitors in all.", values.parse_count, "N"),
+    limit("agents-max", "Agents in all.", values.parse_count, "N"),
+    limit("streams-per-session", "Visitors of one agent at a time.", values.parse_count, "N"),
+    limit("stream-window", "Size to which a stream's receive window may grow.", values.parse_window, "SIZE"),
     STATE_DIR,
 )
 """Options of `trunnel serve`."""
@@ -250,6 +205,24 @@ AGENT_OPTIONS: Final = (
         panel="The relay",
     ),
     Option(
+        "hostname",
+        "A name of yours that DNS leads to the relay; repeat for more.",
+        Hostname.parse,
+        "NAME",
+        Shape.MANY,
+        field="hostnames",
+        panel="The relay",
+    ),
+    Option(
+        "join",
+        "An invitation from `trunnel invite`; other users of this machine may see a command line.",
+        values.parse_token,
+        "STRING",
+        field="join",
+        panel="The relay",
+        secret=True,
+    ),
+    Option(
         "domain-suffix",
         "Which of the relay's suffixes to show.",
         Hostname.parse,
@@ -257,9 +230,9 @@ AGENT_OPTIONS: Final = (
         field="domain_suffix",
         panel="The relay",
     ),
-    _switch("share", "Let other agents with the same key serve beside this one.", field="share", panel="The relay"),
-    _choice("transport", "How the relay is reached.", TransportChoice, panel="The relay"),
-    _switch("force-h2", "The same as --transport h2.", panel="The relay"),
+    switch("share", "Let other agents with the same key serve beside this one.", field="share", panel="The relay"),
+    choice("transport", "How the relay is reached.", TransportChoice, panel="The relay"),
+    switch("force-h2", "The same as --transport h2.", panel="The relay"),
     Option(
         "pool-size",
         "TCP connections to a relay at most; they grow with the visitors.",
@@ -276,7 +249,7 @@ AGENT_OPTIONS: Final = (
         panel="The relay",
         secret=True,
     ),
-    _choice("data", "The road of visitors' bytes.", DataChoice, panel="The relay"),
+    choice("data", "The road of visitors' bytes.", DataChoice, panel="The relay"),
     Option(
         "relay-pin",
         "Accept only the relay with this key, as `trunnel serve` prints it.",
@@ -293,9 +266,9 @@ AGENT_OPTIONS: Final = (
         field="relay_ca",
         panel=_TRUST,
     ),
-    _switch("relay-tofu", "Trust a relay on first use, wherever it is.", field="relay_tofu", panel=_TRUST),
-    _switch("relay-strict", "Never trust a relay on first use.", field="relay_strict", panel=_TRUST),
-    _switch(
+    switch("relay-tofu", "Trust a relay on first use, wherever it is.", field="relay_tofu", panel=_TRUST),
+    switch("relay-strict", "Never trust a relay on first use.", field="relay_strict", panel=_TRUST),
+    switch(
         "tls-passthrough",
         "The service speaks TLS itself; hand it the visitor's.",
         field="tls_passthrough",
@@ -310,13 +283,60 @@ AGENT_OPTIONS: Final = (
         field="alpn",
         panel=_ORIGIN,
     ),
-    _choice("proxy-protocol", "Send the service a PROXY header.", ProxyProtocolVersion, panel=_ORIGIN),
+    choice("proxy-protocol", "Send the service a PROXY header.", ProxyProtocolVersion, panel=_ORIGIN),
+    Option(
+        "cert-pem",
+        "Certificate chain and key (PEM) that visitors of its names see.",
+        values.parse_existing_file,
+        "FILE",
+        field="cert_pem",
+        panel=CERTIFICATES,
+    ),
+    switch(
+        "acme",
+        "Get certificates for the public names; agrees to the authority's terms.",
+        field="acme",
+        panel=CERTIFICATES,
+    ),
+    *ACME_OPTIONS,
+    Option(
+        "verify-every",
+        "Time between visits to the own public address that check the key shown there; 0 is never.",
+        values.parse_seconds_or_never,
+        "TIME",
+        field="verify_every",
+        panel=CERTIFICATES,
+    ),
     *KEY_OPTIONS,
-    _limit("origin-connect-timeout", "Time to connect to the local service.", values.parse_seconds, "TIME"),
-    _limit("first-byte-timeout", "Time a stream may wait for its first byte.", values.parse_seconds, "TIME"),
-    _limit("idle-timeout", "Time without a byte after which a stream ends.", values.parse_seconds, "TIME"),
-    _limit("drain-grace", "Time that streams may go on after the first signal.", values.parse_seconds, "TIME"),
-    _limit("stream-window", "Size to which a stream's receive window may grow.", values.parse_window, "SIZE"),
+    Option(
+        "secondary-key",
+        "Key file of a second endpoint, with an id and a self-signed certificate of its own; made if missing.",
+        values.parse_path,
+        "FILE",
+        field="secondary_key",
+        panel=_KEY,
+    ),
+    Option(
+        "secondary-local",
+        "The second endpoint's service; the same one by default.",
+        Target.parse,
+        "TARGET",
+        field="secondary_local",
+        panel=_KEY,
+    ),
+    Option(
+        "secondary-cert-extension-hex",
+        "Bytes for an extension of the second endpoint's certificate.",
+        values.parse_hex,
+        "HEX",
+        field="secondary_cert_extension",
+        panel=_KEY,
+    ),
+    limit("origin-connect-timeout", "Time to connect to the local service.", values.parse_seconds, "TIME"),
+    limit("first-byte-timeout", "Time a stream may wait for its first byte.", values.parse_seconds, "TIME"),
+    limit("idle-timeout", "Time without a byte after which a stream ends.", values.parse_seconds, "TIME"),
+    limit("drain-grace", "Time that streams may go on after the first signal.", values.parse_seconds, "TIME"),
+    limit("stream-window", "Size to which a stream's receive window may grow.", values.parse_window, "SIZE"),
     STATE_DIR,
 )
 """Options of `trunnel expose`."""

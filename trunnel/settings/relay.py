@@ -7,24 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import final
 
-import msgspec
-
 from trunnel.errors import ConfigError
-from trunnel.names import Hostname
+from trunnel.names import Hostname, ServerAddress
 from trunnel.settings import limits
+from trunnel.settings.acme import AcmeOptions, AcmeSettings
 from trunnel.settings.problems import raise_together
 
 LOOPBACK = ("127.0.0.1", "::1")
-PUBLIC = ("0.0.0.0", "::")  # noqa: S104 - what `--domain` asks for
 
 
 @final
-class RelaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RelaySettings(AcmeOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of `trunnel serve`; the defaults are those of a newcomer's laptop.
 
     Ports: 0 means "any free port".  With `port` set, one listener serves
-    agents, visitors and challenges; `api_port`, `pub_port`, `alpn_port` are
-    then not used.
+    agents, visitors and challenges; `api_port` and `pub_port` are then not used.
     """
 
     state_dir: Path
@@ -55,6 +52,16 @@ class RelaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Certificate chain (PEM) shown to agents; self-signed from the relay's key if absent."""
     tls_key: Path | None = None
     """Private key (PEM) of `tls_cert`."""
+    acme_domains: tuple[Hostname, ...] = ()
+    """Names of the relay itself for which it gets a certificate by ACME."""
+    issuances_per_week: int = limits.ISSUANCES_PER_WEEK
+    """Certificates that all agents together may get for one registered domain in a week."""
+    own_names: bool = True
+    """Whether agents may bring names of their own, which DNS has to prove."""
+    dns_servers: tuple[ServerAddress, ...] = ()
+    """Who is asked about agents' own names; the system's resolvers by default."""
+    takeover: bool = False
+    """Take the listening sockets over from the relay that runs with the same state folder."""
     hello_timeout: float = limits.HELLO_TIMEOUT
     """Seconds from accept to a complete ClientHello."""
     first_byte_timeout: float = limits.FIRST_BYTE_TIMEOUT
@@ -78,12 +85,27 @@ class RelaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def __post_init__(self) -> None:
         """Check what spans fields; raises ConfigError, so that no unsafe relay can be described."""
-        raise_together([*_problems_of_addresses(self), *_problems_of_access(self)])
+        raise_together([*_problems_of_addresses(self), *_problems_of_access(self), *self.acme_problems("relay")])
+
+    @property
+    def authority(self) -> AcmeSettings | None:
+        """The authority that the relay's own certificate comes from, if any."""
+        return self.acme_settings(self.state_dir) if self.acme_domains else None
 
     @property
     def key_path(self) -> Path:
         """The relay's identity key."""
         return self.state_dir / "relay.key"
+
+    @property
+    def authorized_path(self) -> Path:
+        """The list of agents: the one that was named, or `authorized` in the state folder, there or not."""
+        return self.authorized_agents or self.state_dir / "authorized"
+
+    @property
+    def invitations_path(self) -> Path:
+        """The invitations that have been made."""
+        return self.state_dir / "invitations"
 
     @property
     def beyond_loopback(self) -> bool:
@@ -112,6 +134,8 @@ def _problems_of_access(settings: RelaySettings) -> Iterator[ConfigError]:
         yield ConfigError("relay.open", "choose: the agents of authorized_agents, or open to any agent")
     if (settings.tls_cert is None) != (settings.tls_key is None):
         yield ConfigError("relay.tls_cert", "tls_cert and tls_key go together")
+    if settings.tls_cert is not None and settings.acme_domains:
+        yield ConfigError("relay.acme_domain", "choose: a certificate of yours (tls_cert), or one by ACME")
     if settings.authorized_agents is not None or settings.open:
         return
     try:
@@ -124,7 +148,8 @@ def _problems_of_access(settings: RelaySettings) -> Iterator[ConfigError]:
 
 WHO_MAY_CONNECT = """\
 refusing to listen beyond this machine ({addresses}) before it is said which agents may connect
-Either run `trunnel id` where the agent is, then here `trunnel authorize ID`, and start this again;
+Run `trunnel invite --address HOST` here, which prints what to run where the agent is, or `trunnel id` there and then
+`trunnel authorize ID` here, and start this again;
 or name a list: --authorized-agents FILE (one agent a line: ID [NAME...] [# label]; it may be empty);
 or let any agent connect: --open"""
 """Why a relay does not start, and the exact commands that make it start."""

@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from trunnel.errors import InvalidName
-from trunnel.names import Hostname, parse_port
+from trunnel.names import Hostname, ServerAddress, parse_port
 from trunnel.settings import limits
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(ms|s|m|h|d|)", re.ASCII)
 _SIZE: Final = re.compile(r"([0-9]{1,12})\s*(b|kib|mib|gib|)", re.ASCII)
+_EMAIL: Final = re.compile(r"[!-?A-~]{1,64}@[A-Za-z0-9.-]{1,253}", re.ASCII)
+_HTTPS: Final = re.compile(r"https://[!-~]{1,500}", re.ASCII)
+_PORT_AT_END: Final = re.compile(r"(?:\]|^[^:]*):[0-9]+$", re.ASCII)
 _COUNT: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 _SECONDS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _BYTES: Final = {"": 1, "b": 1, "kib": limits.KIB, "mib": limits.MIB, "gib": 1024 * limits.MIB}
@@ -42,13 +45,19 @@ def parse_switch(text: str) -> bool:
         raise InvalidName(f"{text!r} is neither yes (1, true, yes, on) nor no (0, false, no, off)") from exc
 
 
-def parse_seconds(text: str) -> float:
-    """Parse a duration above zero and up to `limits.DURATION_MAX`; returns seconds."""
+def parse_seconds(text: str, *, longest: float = limits.DURATION_MAX) -> float:
+    """Parse a duration above zero and up to *longest* seconds; returns seconds."""
     found = _DURATION.fullmatch(text.strip().lower())
     seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
-    if not 0 < seconds <= limits.DURATION_MAX:
-        raise InvalidName(f"{text!r} is not a duration such as 30, 30s, 5m or 1h (above 0, at most 1d)")
+    if not 0 < seconds <= longest:
+        days = f"{longest / _SECONDS['d']:g}d"
+        raise InvalidName(f"{text!r} is not a duration such as 30, 30s, 5m or 1h (above 0, at most {days})")
     return seconds
+
+
+def parse_seconds_or_never(text: str) -> float:
+    """Parse a duration as `parse_seconds` does, or 0, which stands for never."""
+    return 0.0 if text.strip() in ("0", "0s") else parse_seconds(text)
 
 
 def parse_count(text: str) -> int:
@@ -159,3 +168,36 @@ def parse_choice(kind: type[Choice]) -> Callable[[str], Choice]:
             raise InvalidName(f"{text!r} is not one of: {', '.join(kind)}") from exc
 
     return parse
+
+
+def parse_token(text: str) -> str:
+    """Parse a word without blanks; blanks around it, and line breaks within, are left out."""
+    token = "".join(text.split())
+    if not token or not token.isascii() or not token.isprintable():
+        raise InvalidName("it is empty, or has characters that do not belong there")
+    return token
+
+
+def parse_email(text: str) -> str:
+    """Parse an e-mail address, as far as an authority will look at it."""
+    if _EMAIL.fullmatch(text.strip()) is None:
+        raise InvalidName(f"{text!r} is not an e-mail address such as ada@example.com")
+    return text.strip()
+
+
+def parse_https_url(text: str) -> str:
+    """Parse the URL of a certificate authority's directory."""
+    if _HTTPS.fullmatch(text.strip()) is None:
+        raise InvalidName(f"{text!r} is not a URL such as https://acme.example.com/directory")
+    return text.strip()
+
+
+def parse_dns_server(text: str) -> ServerAddress:
+    """Parse a resolver's IP address, with port 53 unless another is given."""
+    bare = text.strip()
+    server = ServerAddress.parse(bare if _PORT_AT_END.search(bare) else f"{bare}:53")
+    try:
+        ipaddress.ip_address(server.host)
+    except ValueError as exc:
+        raise InvalidName(f"{text!r} is not an IP address such as 1.1.1.1, or 127.0.0.1:5353") from exc
+    return server
