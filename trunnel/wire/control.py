@@ -15,7 +15,6 @@ A message is a JSON object (RFC 8259) that `kind` names; its framing is in
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Final, final
@@ -24,125 +23,53 @@ import msgspec
 
 from trunnel import errors
 from trunnel.errors import RejectCode, RemoteProtocolError
-from trunnel.names import PORT_MAX, Hostname, KeyId
+from trunnel.names import KeyId
 from trunnel.settings.agent import DataChoice
 from trunnel.settings.limits import (
     CONTROL_ENDPOINTS_MAX,
     CONTROL_LIST_MAX,
-    CONTROL_SECONDS_MAX,
-    CONTROL_SECONDS_MIN,
     CONTROL_TEXT_MAX,
-    QUIC_HEARTBEAT,
     RETRY_HINT_MAX,
-    STREAM_NAME_MAX,
 )
+from trunnel.wire.control_fields import (
+    LABEL,
+    DataPath,
+    Direct,
+    Endpoint,
+    Grace,
+    Instance,
+    Invitation,
+    Name,
+    Names,
+    OwnNames,
+    PingId,
+    Port,
+    RefusedName,
+    SessionLimits,
+    Text,
+    Version,
+    Wait,
+    Word,
+    check,
+    check_hostname,
+    check_text,
+)
+
+__all__ = ["DataPath", "Direct", "Endpoint", "RefusedName", "SessionLimits"]
+__all__ += ["Drain", "Endpoints", "Hello", "Issuance", "IssueEnded", "MayIssue", "Message", "Ping", "Pong", "Probe"]
+__all__ += ["Probed", "Rejected", "Welcome"]
+__all__ += ["PROTOCOL_VERSION", "TRANSITIONS", "VERSIONS", "Phase", "advance_untrusted", "kind_of", "pick_version"]
+__all__ += ["printable"]
 
 PROTOCOL_VERSION: Final = 1
 """The version that this code speaks."""
 VERSIONS: Final = (PROTOCOL_VERSION,)
 """Every version that it can speak."""
 
-_VERSION_MAX: Final = 255
-_COUNT_MAX: Final = 2**53 - 1
-"""The largest whole number that every JSON reader keeps exact (RFC 8259 §6)."""
-_URL_MAX: Final = 300
-"""Characters: a scheme, a host name of 253, a port."""
 _UNPRINTABLE: Final = "\N{REPLACEMENT CHARACTER}"
-_LABEL: Final = re.compile(r"[a-z0-9_-]{1,63}", re.ASCII)
-_URL: Final = re.compile(r"[a-z]+://[!-~]+", re.ASCII)
-
-Text = Annotated[str, msgspec.Meta(max_length=CONTROL_TEXT_MAX)]
-"""For people; printable."""
-Word = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9-]{1,32}\Z")]
-Instance = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
-Name = Annotated[str, msgspec.Meta(pattern=rf"\A[A-Za-z0-9_-]{{1,{STREAM_NAME_MAX}}}\Z")]
-Version = Annotated[int, msgspec.Meta(ge=1, le=_VERSION_MAX)]
-Port = Annotated[int, msgspec.Meta(ge=1, le=PORT_MAX)]
-Count = Annotated[int, msgspec.Meta(ge=1, le=_COUNT_MAX)]
-Period = Annotated[float, msgspec.Meta(ge=CONTROL_SECONDS_MIN, le=CONTROL_SECONDS_MAX)]
-Grace = Annotated[float, msgspec.Meta(ge=0.0, le=CONTROL_SECONDS_MAX)]
-PingId = Annotated[int, msgspec.Meta(ge=0, le=_COUNT_MAX)]
-Secret = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
 # --- messages ---------------------------------------------------------------------------------
-
-
-def _check(*, ok: bool, what: str) -> None:
-    """Refuse a value: ValueError for our own, turned into a RemoteProtocolError for a peer's."""
-    if not ok:
-        raise ValueError(what)
-
-
-def _check_text(*texts: str) -> None:
-    _check(ok=all(map(str.isprintable, texts)), what="text is not printable")
-
-
-def _check_hostname(name: str) -> None:
-    _check(ok=Hostname.parse(name).value == name, what=f"{name!r} is not a host name in its canonical form")
-
-
-@final
-class Endpoint(msgspec.Struct, frozen=True):
-    """A public address of an agent."""
-
-    hostname: str
-    """Canonical host name: what visitors put into SNI."""
-    url: Annotated[str, msgspec.Meta(max_length=_URL_MAX)]
-    """What a person opens, for example `https://NAME:8443`."""
-
-    def __post_init__(self) -> None:
-        _check_hostname(self.hostname)
-        _check(ok=_URL.fullmatch(self.url) is not None, what="not a URL")
-
-
-@final
-class SessionLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the relay holds the session to."""
-
-    streams: Count
-    """Visitors' streams at a time."""
-    heartbeat: Period
-    """Seconds between two pings of one side."""
-    dead_after: Period
-    """Seconds without a byte after which the other side is dead."""
-    first_byte_timeout: Period
-    """Seconds that a visitor's stream may wait for the first byte back."""
-    idle_timeout: Period
-    """Seconds without a byte after which a visitor's stream ends."""
-    quic_heartbeat: Period = QUIC_HEARTBEAT
-    """Seconds between the pings of an agent on QUIC that nobody visits."""
-
-
-@final
-class DataPath(StrEnum):
-    """A road that visitors' bytes take between relay and agent."""
-
-    SESSION = "session"
-    """A stream inside the session."""
-    DIRECT = "direct"
-    """A data connection of its own (`wire/direct.py`)."""
-
-
-@final
-class Direct(msgspec.Struct, frozen=True, kw_only=True):
-    """What the agent needs for data connections."""
-
-    secret: Secret
-    """32 random bytes of this session, in hex: with them each data connection proves itself."""
-    parked: Count
-    """Data connections that may be parked at a time."""
-
-    @property
-    def key(self) -> bytes:
-        """The secret's bytes."""
-        return bytes.fromhex(self.secret)
-
-    def __repr__(self) -> str:
-        return f"Direct(secret='***', parked={self.parked})"
-
-    def __rich_repr__(self) -> list[tuple[str, object]]:
-        return [("secret", "***"), ("parked", self.parked)]
 
 
 @final
@@ -167,10 +94,23 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", tag_field="k
     """Whether every other carrier of that session is lost to the agent; the relay lets go of them, too."""
     data: DataChoice = DataChoice.SESSION
     """Whether the agent would use data connections: `session` is never, `direct` is nothing else."""
+    hostnames: OwnNames = []
+    """Names of its own that the agent would serve; DNS has to prove each."""
+    invitation: Invitation = ""
+    """The secret of the invitation with which an unknown key comes; said once the relay has proved its own key."""
 
     def __post_init__(self) -> None:
-        _check_text(self.agent, self.where)
-        _check(ok=self.name is None or _LABEL.fullmatch(self.name) is not None, what="name is not a label")
+        check_text(self.agent, self.where)
+        check(ok=self.name is None or LABEL.fullmatch(self.name) is not None, what="name is not a label")
+        for hostname in self.hostnames:
+            check_hostname(hostname)
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        shown = ((field, getattr(self, field)) for field in self.__struct_fields__)
+        return [(field, "***" if field == "invitation" and value else value) for field, value in shown]
+
+    def __repr__(self) -> str:
+        return f"Hello({', '.join(f'{field}={value!r}' for field, value in self.__rich_repr__())})"
 
 
 @final
@@ -197,10 +137,10 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome", tag_fiel
     """How to make data connections; None if there are to be none."""
 
     def __post_init__(self) -> None:
-        _check_text(self.label)
-        _check(ok=KeyId.parse(self.relay).value == self.relay, what="relay is not a key id in its canonical form")
+        check_text(self.label)
+        check(ok=KeyId.parse(self.relay).value == self.relay, what="relay is not a key id in its canonical form")
         for suffix in self.suffixes:
-            _check_hostname(suffix)
+            check_hostname(suffix)
 
 
 @final
@@ -215,7 +155,7 @@ class Rejected(msgspec.Struct, frozen=True, tag="rejected", tag_field="kind"):
     """Seconds that the relay asks the agent to wait."""
 
     def __post_init__(self) -> None:
-        _check_text(self.reason)
+        check_text(self.reason)
 
     def to_error(self) -> errors.Rejected:
         """Return the error to raise: an unknown code counts as PROTOCOL, the hint is cut to `RETRY_HINT_MAX`."""
@@ -250,7 +190,7 @@ class Drain(msgspec.Struct, frozen=True, tag="drain", tag_field="kind"):
     """A sentence for people."""
 
     def __post_init__(self) -> None:
-        _check_text(self.reason)
+        check_text(self.reason)
 
 
 @final
@@ -273,7 +213,7 @@ class Probed(msgspec.Struct, frozen=True, tag="probed", tag_field="kind"):
     """Why no visitor could be served now; empty if one could."""
 
     def __post_init__(self) -> None:
-        _check_text(self.failure)
+        check_text(self.failure)
 
 
 @final
@@ -282,9 +222,54 @@ class Endpoints(msgspec.Struct, frozen=True, tag="endpoints", tag_field="kind"):
 
     endpoints: Annotated[list[Endpoint], msgspec.Meta(max_length=CONTROL_ENDPOINTS_MAX)]
     """All of them, the one to show first."""
+    refused: Annotated[list[RefusedName], msgspec.Meta(max_length=CONTROL_ENDPOINTS_MAX)] = []
+    """The names of its own that the agent asked for and does not have now."""
 
 
-Message = Hello | Welcome | Rejected | Ping | Pong | Probe | Probed | Drain | Endpoints
+@final
+class MayIssue(msgspec.Struct, frozen=True, kw_only=True, tag="may-issue", tag_field="kind"):
+    """The agent's: may I ask a certificate authority for one certificate now?"""
+
+    id: PingId
+    """Comes back in the answer."""
+    names: Names
+    """What the certificate is to be for."""
+    renewal: bool = False
+    """Whether a certificate for exactly these names is in use."""
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            check_hostname(name)
+
+
+@final
+class Issuance(msgspec.Struct, frozen=True, tag="issuance", tag_field="kind"):
+    """The relay's answer to `may-issue`: now, and it is counted, or later."""
+
+    id: PingId
+    """That of the question."""
+    wait: Wait = 0.0
+    """Seconds after which to ask again; 0: go ahead."""
+    reason: Text = ""
+    """Why not now, for people."""
+
+    def __post_init__(self) -> None:
+        check_text(self.reason)
+
+
+@final
+class IssueEnded(msgspec.Struct, frozen=True, tag="issue-ended", tag_field="kind"):
+    """The agent's, after an `issuance` that let it go ahead."""
+
+    id: PingId
+    """That of the question."""
+    issued: bool
+    """Whether a certificate came of it; if not, it is not counted."""
+
+
+Message = (
+    Hello | Welcome | Rejected | Ping | Pong | Probe | Probed | Drain | Endpoints | MayIssue | Issuance | IssueEnded
+)
 """Everything that is said on a control stream."""
 
 
@@ -313,6 +298,8 @@ TRANSITIONS: Final[Mapping[tuple[Phase, type[Message]], Phase]] = {
     (Phase.RELAY_OPEN, Pong): Phase.RELAY_OPEN,
     (Phase.RELAY_OPEN, Probe): Phase.RELAY_OPEN,
     (Phase.RELAY_OPEN, Drain): Phase.RELAY_OPEN,
+    (Phase.RELAY_OPEN, MayIssue): Phase.RELAY_OPEN,
+    (Phase.RELAY_OPEN, IssueEnded): Phase.RELAY_OPEN,
     (Phase.EXPECT_ANSWER, Welcome): Phase.AGENT_OPEN,
     (Phase.EXPECT_ANSWER, Rejected): Phase.ENDED,
     (Phase.AGENT_OPEN, Ping): Phase.AGENT_OPEN,
@@ -320,6 +307,7 @@ TRANSITIONS: Final[Mapping[tuple[Phase, type[Message]], Phase]] = {
     (Phase.AGENT_OPEN, Probed): Phase.AGENT_OPEN,
     (Phase.AGENT_OPEN, Drain): Phase.AGENT_OPEN,
     (Phase.AGENT_OPEN, Endpoints): Phase.AGENT_OPEN,
+    (Phase.AGENT_OPEN, Issuance): Phase.AGENT_OPEN,
     (Phase.AGENT_OPEN, Rejected): Phase.ENDED,
 }
 """What may be received when, and what it leads to; everything else is refused."""
