@@ -99,6 +99,14 @@ class Authority:
         return path
 
 
+def of_no_version(certificate: x509.Certificate) -> bytes:
+    """Return the DER of *certificate* with a version that there is not: OpenSSL takes it, cryptography does not."""
+    der = bytearray(certificate.public_bytes(Encoding.DER))
+    version = bytes.fromhex("a003020102")  # [0] { INTEGER 2 } (RFC 5280 §4.1)
+    der[der.index(version) + len(version) - 1] = 5
+    return bytes(der)
+
+
 def self_signed(key: Key, names: Sequence[str] = (), *, end: datetime = NOW + YEAR) -> x509.Certificate:
     """Make a certificate that nobody vouches for."""
     name = subject("relay")

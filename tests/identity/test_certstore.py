@@ -114,6 +114,38 @@ def test_a_leaf_outside_its_period_is_made_anew(store: LeafStore, then: datetime
     assert store.leaf([A], now=then).fingerprint == new.fingerprint
 
 
+@pytest.mark.parametrize("step", [timedelta(hours=1), -timedelta(hours=1)], ids=str)
+def test_a_clock_that_is_set_by_an_hour_changes_nothing(
+    store: LeafStore, step: timedelta, caplog: pytest.LogCaptureFixture
+) -> None:
+    """HOST-06: at the very moment that it is made, too."""
+    assert store.leaf([A], now=NOW + step).fingerprint == store.leaf([A], now=NOW).fingerprint
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (3_652 * DAY, ["ended at 2027-07-02 12:00:00 UTC", "says 2036-05-31 12:00:00 UTC"]),
+        (-3_652 * DAY, ["starts at 2026-05-31 12:00:00 UTC", "says 2016-06-01 12:00:00 UTC"]),
+    ],
+    ids=["ahead", "behind"],
+)
+def test_a_clock_that_is_ten_years_off_is_said_with_both_times(
+    store: LeafStore, step: timedelta, said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """HOST-06: visitors are served with what fits the clock, there and back."""
+    old = store.leaf([A], now=NOW)
+    then = store.leaf([A], now=NOW + step)
+    assert then.period_problem(NOW + step) == ""
+    (record,) = caplog.records
+    assert record.message == "leaf replaced"
+    assert all(text in vars(record)["reason"] for text in said), vars(record)["reason"]
+    back = store.leaf([A], now=NOW)
+    assert back.period_problem(NOW) == ""
+    assert len({old.fingerprint, then.fingerprint, back.fingerprint}) == 3
+
+
 @pytest.mark.parametrize("names", [[A, B], [A, Hostname("c.localhost")]], ids=["one-more", "another"])
 def test_a_leaf_for_other_names_is_made_anew(store: LeafStore, names: list[Hostname]) -> None:
     old = store.leaf([A], now=NOW)

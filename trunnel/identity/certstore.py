@@ -18,68 +18,52 @@ In the folder: `HOST.pem`, the certificate, and `HOST.key`, 0600; HOST is the
 first name.  A leaf is made anew when its names, its key or its proof do not
 fit, when it nears its end, or when it starts in the future (the clock was set
 back).  A key file that others could read is not repaired but replaced, with
-the key.  Key and certificate are two files: the key is written first, and a
-pair that does not match (a crash in between) counts as missing.
+the key.  Key and certificate are two files, both finished before either gets
+its name: a full disk leaves the old pair.  One that does not match (a crash
+between the two renames) counts as missing.
+
+Certificates of authorities are in `issued`, a person's in `pempair`; their names
+are here too, for whoever asks the certificate store.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, final
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from trunnel.errors import ConfigError, RemoteProtocolError
 from trunnel.identity import files
 from trunnel.identity.files import atomic_write
+from trunnel.identity.issued import IssuedStore
 from trunnel.identity.keys import (
     LEAF_PROOF_OID,
     IdentityKey,
-    PrivateKey,
     signature_hash,
     spki_of,
     subject_alternative_names,
     unknown_extension,
     verify_signature,
 )
+from trunnel.identity.leaf import Leaf, fingerprint_of, stem_of
 from trunnel.identity.locking import exclusive
+from trunnel.identity.pempair import read_pem_pair
 from trunnel.names import Hostname, KeyId
 from trunnel.settings import limits
 
-__all__ = ["Leaf", "LeafStore", "atomic_write", "leaf_certificate", "leaf_proves"]
+__all__ = ["IssuedStore", "Leaf", "LeafStore", "atomic_write", "leaf_certificate", "leaf_proves", "read_pem_pair"]
 
 logger = logging.getLogger(__name__)
 
 _PROOF_DOMAIN: Final = b"trunnel leaf key v1\0"
 _SUBJECT: Final = "trunnel endpoint"
 _CERTIFICATE_MODE: Final = 0o644
-_STEM_MAX: Final = 100
-"""Characters of a host name used as a file name as it is; a longer one is cut and told apart by a digest."""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leaf:
-    """A key and a certificate for visitors' TLS."""
-
-    private_key: PrivateKey
-    """The leaf's own key."""
-    chain: tuple[x509.Certificate, ...]
-    """The leaf first; self-signed, so alone."""
-    path: Path
-    """PEM file of the certificate."""
-    fingerprint: str
-    """SHA-256 of the certificate as browsers show it: `AB:CD:…`."""
-    names: tuple[Hostname, ...]
-    """What it is for."""
 
 
 @final
@@ -110,11 +94,13 @@ class LeafStore:
         if not names:
             raise ValueError("a leaf needs a name")
         wanted = tuple(dict.fromkeys(names))
-        path = self._directory / f"{_stem(wanted[0])}.pem"
+        path = self._directory / f"{stem_of(wanted[0])}.pem"
         with exclusive(path):
             stored = self._stored(path, wanted)
             if stored is not None and _is_current(stored, now, left=timedelta(days=limits.LEAF_RENEW_DAYS)):
                 return stored
+            if stored is not None and (problem := stored.period_problem(now)):
+                logger.warning("leaf replaced", extra={"path": str(path), "reason": problem})
             try:
                 return self._make(path, wanted, now)
             except ConfigError as exc:
@@ -127,9 +113,11 @@ class LeafStore:
         """Make and store a leaf; raises ConfigError if it cannot be stored."""
         key = IdentityKey.generate()
         certificate = leaf_certificate(key, self._identity, names=names, now=now)
-        atomic_write(path.with_suffix(".key"), key.to_pem(), mode=files.SECRET_MODE)
-        atomic_write(path, certificate.public_bytes(Encoding.PEM), mode=_CERTIFICATE_MODE)
-        return _leaf(key.private_key, certificate, path, names)
+        files.write_together(
+            files.Content(path.with_suffix(".key"), key.to_pem(), files.SECRET_MODE),
+            files.Content(path, certificate.public_bytes(Encoding.PEM), _CERTIFICATE_MODE),
+        )
+        return _leaf(key, certificate, path, names)
 
     def _stored(self, path: Path, names: tuple[Hostname, ...]) -> Leaf | None:
         """Return what is stored if it is sound and for *names*, whatever its period; else None."""
@@ -146,9 +134,9 @@ class LeafStore:
                 x509.SubjectAlternativeName
             ).value == subject_alternative_names([name.value for name in names])
             proven = leaf_proves(certificate, self._identity.key_id, self._identity.spki)
-        except (ValueError, x509.ExtensionNotFound, RemoteProtocolError):
+        except (ValueError, x509.InvalidVersion, x509.ExtensionNotFound, RemoteProtocolError):
             return None
-        return _leaf(key.private_key, certificate, path, names) if fits and proven else None
+        return _leaf(key, certificate, path, names) if fits and proven else None
 
 
 def leaf_certificate(
@@ -201,20 +189,16 @@ def leaf_proves(certificate: x509.Certificate, key_id: KeyId, spki: bytes) -> bo
         return False
 
 
-def _leaf(key: PrivateKey, certificate: x509.Certificate, path: Path, names: tuple[Hostname, ...]) -> Leaf:
-    fingerprint = certificate.fingerprint(hashes.SHA256()).hex(":").upper()
-    return Leaf(private_key=key, chain=(certificate,), path=path, fingerprint=fingerprint, names=names)
+def _leaf(key: IdentityKey, certificate: x509.Certificate, path: Path, names: tuple[Hostname, ...]) -> Leaf:
+    return Leaf(
+        private_key=key.private_key,
+        chain=(certificate,),
+        path=path,
+        fingerprint=fingerprint_of(certificate),
+        names=names,
+    )
 
 
 def _is_current(leaf: Leaf, now: datetime, *, left: timedelta) -> bool:
     """Whether *leaf* is valid now and for *left* more."""
-    certificate = leaf.chain[0]
-    return certificate.not_valid_before_utc <= now and now + left < certificate.not_valid_after_utc
-
-
-def _stem(name: Hostname) -> str:
-    """Return the file name for *name*, without its ending: 253 characters and `.pem` exceed most file systems."""
-    if len(name.value) <= _STEM_MAX:
-        return name.value
-    digest = hashlib.sha256(name.value.encode("ascii")).hexdigest()
-    return f"{name.value[:_STEM_MAX]}-{digest[:16]}"
+    return leaf.not_before <= now and now + left < leaf.not_after

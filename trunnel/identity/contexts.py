@@ -1,6 +1,7 @@
 """TLS contexts: made here and nowhere else.
 
-Three kinds: both ends of an agent's link, and the end that visitors see.
+Four kinds: both ends of an agent's link, the end that visitors see, and the end
+that an ACME server sees when it validates a name.
 
 Links (agent and relay): TLS 1.3 only; both ends send a certificate.  Every
 certificate is accepted, self-signed, expired or in a chain that leads nowhere:
@@ -39,17 +40,16 @@ from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
 from OpenSSL import SSL, crypto
 
-from trunnel.identity.certstore import Leaf
 from trunnel.identity.keys import IdentityKey, PrivateKey
+from trunnel.identity.leaf import Leaf, ServerKey
 
-__all__ = ["guard_alpn", "guard_server_name", "guard_verify", "link_client_context", "link_server_context"]
-__all__ += ["visitor_context"]
+__all__ = ["ServerKey", "guard_alpn", "guard_server_name", "guard_verify", "link_client_context", "link_server_context"]
+__all__ += ["CHALLENGE_ALPN", "challenge_context", "visiting_context", "visitor_context"]
 
-ServerKey = PrivateKey | rsa.RSAPrivateKey
-"""Keys that a server's certificate may have; public CAs still sign RSA."""
+CHALLENGE_ALPN: Final = b"acme-tls/1"
+"""What an ACME server offers when it validates a name by TLS-ALPN-01 (RFC 8737 §6.2)."""
 VerifyCallback = Callable[[SSL.Connection, crypto.X509, int, int, int], bool]
 """Called with connection, certificate, error, depth and OpenSSL's own verdict."""
 ContextChooser = Callable[[bytes | None], SSL.Context | None]
@@ -116,6 +116,37 @@ def visitor_context(leaf: Leaf, *, alpn: Sequence[bytes], by_name: ContextChoose
     guard_alpn(context, _first_of(alpn))
     if by_name is not None:
         guard_server_name(context, by_name)
+    return context
+
+
+def challenge_context(key: ServerKey, certificate: x509.Certificate) -> SSL.Context:
+    """Return the end that an ACME server sees when it validates a name (RFC 8737).
+
+    Only `acme-tls/1` is spoken.  A client that offers no protocol at all is let
+    through by TLS, as everywhere here: the caller looks at `TlsStream.alpn`.
+
+    Args:
+        key: Of the certificate.
+        certificate: What proves the name, from `acme.challenge`.
+    """
+    context = _context(SSL.TLS_SERVER_METHOD, SSL.TLS1_2_VERSION)
+    context.set_options(SSL.OP_NO_TICKET)
+    context.set_session_id(b"trunnel-challenge")
+    context.set_cipher_list(_VISITOR_CIPHERS)
+    _present(context, key, [certificate])
+    guard_alpn(context, _first_of([CHALLENGE_ALPN]))
+    return context
+
+
+def visiting_context(alpn: Sequence[bytes]) -> SSL.Context:
+    """Return the end of a visitor who wants to see a key and judges it itself: no certificate is refused.
+
+    Args:
+        alpn: What to offer, preferred first; not empty.
+    """
+    context = _context(SSL.TLS_CLIENT_METHOD, SSL.TLS1_2_VERSION)
+    context.set_alpn_protos(list(alpn))
+    guard_verify(context, SSL.VERIFY_NONE, _accept_any)
     return context
 
 

@@ -33,9 +33,9 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple, final
 
 from trunnel import capabilities
 from trunnel.errors import ConfigError
@@ -178,6 +178,38 @@ def atomic_write(path: Path, content: bytes, *, mode: int = SECRET_MODE) -> None
         _flush_folder(path.parent)
     except OSError as exc:
         raise ConfigError("", f"cannot write {path}: {exc.strerror}") from exc
+
+
+@final
+class Content(NamedTuple):
+    """What a file is to hold."""
+
+    path: Path
+    """The file; all that are written together lie in one folder."""
+    content: bytes
+    """Its bytes."""
+    mode: int
+    """Its permissions, exactly."""
+
+
+def write_together(*contents: Content) -> None:
+    """Write several files of one folder: all are finished before the first gets its name.
+
+    So a full disk changes none of them.  A crash between two renames leaves some
+    new and some old, each of them whole: who reads must notice.
+
+    Raises:
+        ConfigError: They could not be written.
+    """
+    written = ", ".join(str(each.path) for each in contents)
+    try:
+        with ExitStack() as stack:
+            finished = [stack.enter_context(_finished_temporary(*each)) for each in contents]
+            for temporary, each in zip(finished, contents, strict=True):
+                temporary.replace(each.path)
+        _flush_folder(contents[0].path.parent)
+    except OSError as exc:
+        raise ConfigError("", f"cannot write {written}: {exc.strerror}") from exc
 
 
 def create(path: Path, content: bytes, *, mode: int = SECRET_MODE) -> bool:

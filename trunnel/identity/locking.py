@@ -5,7 +5,7 @@ descriptor: by `fcntl.flock`, on Windows by `msvcrt.locking` of one byte far
 behind the content.  The kernel gives it back when the process ends, however
 it ends (kill -9), so there are no stale locks to clean up.  The file itself
 stays: removing it would let two processes lock two files of one name.  In a
-folder that cannot be written (a key on a read-only mount) the key file itself
+folder that cannot be written (a key on a read-only mount, a full disk) the key file itself
 is locked, and who holds it stays unknown.
 
 Where neither exists, a file made with O_EXCL and removed at the end is the
@@ -40,6 +40,7 @@ from trunnel.settings import limits
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 _BUSY: Final = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+_NO_NEW_FILE: Final = (errno.EROFS, errno.EACCES, errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _LOCKED_BYTE: Final = 1 << 30
 """Where the locked byte of Windows is: behind any content, because locked bytes cannot be read."""
 
@@ -145,9 +146,11 @@ def _open_lock_file(path: Path) -> int:
     try:
         return os.open(_lock_file_of(path), _FLAGS, files.SECRET_MODE)
     except OSError as exc:
-        if not capabilities.HAS_FLOCK or exc.errno not in (errno.EROFS, errno.EACCES):
+        if not capabilities.HAS_FLOCK or exc.errno not in _NO_NEW_FILE:
             raise
-        return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        with suppress(FileNotFoundError):
+            return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        raise
 
 
 def _cannot_lock(path: Path, error: OSError) -> ConfigError:
