@@ -1,0 +1,1 @@
+"""Certificates that the world trusts, from an ACME server (RFC 8555)."""
