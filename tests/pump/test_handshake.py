@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import resource
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
 from tests.pump.stage import block, cpu_ticks, read_exactly, read_to_end, send_until_stuck, socket_pair, until
@@ -30,6 +32,7 @@ from tests.pump.tls_stage import (
 from tests.streams.tls_pairs import unix_transports
 from trunnel.errors import ConnectError
 from trunnel.pump import Terminated, Workers, open_workers
+from trunnel.pump.leaf import decode_leaves
 from trunnel.settings import limits
 from trunnel.streams.abort import abort_stream
 from trunnel.streams.copy import End
@@ -213,7 +216,7 @@ async def test_without_a_leaf_the_socket_is_still_the_callers() -> None:
     near, left = await socket_pair()
     async with open_workers(1, ends_tls=True) as workers:
         assert await workers.terminate(left.socket, timeout=LONG) is None
-        workers._leaf = b"shown, and not told to this worker"
+        workers._leaves = b"shown, and not told to this worker"
         assert await workers.terminate(left.socket, timeout=LONG) is None
         assert workers.employed[0].load == 0
     await near.send_all(b"hello")
@@ -266,15 +269,17 @@ async def test_a_worker_that_replaces_a_dead_one_shows_the_leaf_of_now_from_its_
 
 
 async def test_no_key_is_where_others_can_read_it() -> None:
-    """Neither in the worker's arguments nor in its environment."""
-    order = leaf_order()
+    """Neither in the worker's arguments nor in its environment, in whatever form."""
+    (leaf,), _ = decode_leaves(leaf_order())
     async with hired_tls() as workers:
         await exchange(workers)
         folder = Path(f"/proc/{workers.employed[0].process.pid}")
         public = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
-    assert b"PRIVATE KEY" in order
+    assert isinstance(leaf.private_key, ec.EllipticCurvePrivateKey)
+    number = leaf.private_key.private_numbers().private_value.to_bytes(32, "big")
+    assert number in leaf_order()
+    assert not [form for form in (number, number.hex().encode(), base64.b64encode(number)[:-2]) if form in public]
     assert b"PRIVATE KEY" not in public
-    assert not [line for line in order.splitlines()[2:] if line in public]
 
 
 # --- cut off in the middle ----------------------------------------------------------------------

@@ -23,7 +23,7 @@ from tests.streams.tls_forge import Forge, KeyLog
 from tests.streams.tls_pairs import Identity, make_identity, make_leaf, visitor_client
 from trunnel import capabilities
 from trunnel.pump import PumpResult, Terminated, Way, Workers, open_workers
-from trunnel.pump.leaf import encode_leaf
+from trunnel.pump.leaf import encode_leaves
 from trunnel.streams.abort import abort_stream
 from trunnel.streams.copy import CopyLimits, Counter
 from trunnel.streams.tls import TlsRole, TlsStream
@@ -50,7 +50,7 @@ def identity(name: str = "a.example") -> Identity:
 
 def leaf_order(name: str = "a.example", alpn: tuple[bytes, ...] = PROTOCOLS) -> bytes:
     """Return what a worker is told to show."""
-    return encode_leaf(make_leaf(identity(name)), alpn)
+    return encode_leaves([make_leaf(identity(name))], alpn)
 
 
 def shown_name(visitor: TlsStream) -> str:

@@ -84,7 +84,6 @@ def write_pem(folder: Path, name: str, identity: Identity) -> Path:
 
 def make_leaf(identity: Identity) -> Leaf:
     """Return *identity* as the leaf of an endpoint."""
-    assert not isinstance(identity.key, rsa.RSAPrivateKey)
     return Leaf(
         private_key=identity.key, chain=(identity.certificate,), path=Path("leaf.pem"), fingerprint="", names=(HOST,)
     )

@@ -28,7 +28,17 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol, final
 
-from trunnel.pump.orders import ORDER_MAX, ORDERS_PER_PACKET, REPORT_BATCH, News, Order, Report, Verb, decode_orders
+from trunnel.pump.orders import (
+    MORE_FOLLOWS,
+    ORDER_MAX,
+    ORDERS_PER_PACKET,
+    REPORT_BATCH,
+    News,
+    Order,
+    Report,
+    Verb,
+    decode_orders,
+)
 from trunnel.pump.pipes import Pipes
 from trunnel.pump.pumped import Pumped
 from trunnel.pump.sides import Inflow, Side
@@ -110,7 +120,7 @@ class Loop:
             counts: The shared memory of byte counts, two 64-bit numbers a slot.
             pipes: The most to have.
             capacity: Streams that there are descriptors for.
-            leaves: The certificate for visitors, in a worker that ends TLS.
+            leaves: The certificates for visitors, in a worker that ends TLS.
         """
         self._channel = channel
         self._epoll = select.epoll()
@@ -278,7 +288,7 @@ class Loop:
             case Verb.CANCEL, _:
                 self._cancel(order.stream)
             case Verb.LEAF, _ if self._leaves is not None:
-                self._leaves.replace(order.payload)
+                self._leaves.take(order.payload, is_last=not order.flags & MORE_FOLLOWS)
             case _:
                 _close(descriptors)
                 self._tell(Report(News.REFUSED, order.stream))

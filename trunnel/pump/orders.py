@@ -19,7 +19,9 @@ from enum import IntEnum
 from typing import Final, NamedTuple, final
 
 ORDER_MAX: Final = 64 * 1024
-"""Bytes of the largest order: a key and its chain of certificates."""
+"""Bytes of the largest packet; what is longer (twenty leaves with their chains) comes in parts."""
+PAYLOAD_MAX: Final = 32 * 1024
+"""Bytes of a payload in one order: far from what the kernel takes as one packet."""
 ORDERS_PER_PACKET: Final = 16
 """Orders in one packet at most: with 32 descriptors, far from the kernel's 253."""
 REPORT_BATCH: Final = 256
@@ -41,7 +43,7 @@ class Verb(IntEnum):
     CANCEL = 2
     """Abort a stream."""
     LEAF = 3
-    """Show this certificate to the visitors that come from now on; a worker that ends TLS only."""
+    """Show these certificates to the visitors that come from now on; a worker that ends TLS only."""
     TERMINATE = 4
     """End the TLS of the visitor on the descriptor of this packet; `first_byte` is the handshake's deadline."""
     JOIN = 5
@@ -86,13 +88,13 @@ class Order(NamedTuple):
     slot: int = 0
     """Where its counts are."""
     flags: int = 0
-    """A sum of the `LEFT_ANSWERS` … below."""
+    """`LEFT_ANSWERS` or `MORE_FOLLOWS`, see below."""
     first_byte: float = 0.0
     idle: float = 0.0
     half_closed: float = 0.0
     total: float = 0.0
     payload: bytes = b""
-    """A leaf: a secret, which `repr` leaves out."""
+    """Leaves, or a part of them: a secret, which `repr` leaves out."""
 
     def __repr__(self) -> str:
         return f"Order({self.verb.name}, stream={self.stream}, slot={self.slot}, {len(self.payload)} bytes more)"
@@ -109,6 +111,17 @@ class Order(NamedTuple):
 
 LEFT_ANSWERS: Final = 1
 """Flag: the first byte is awaited from the left side, not from the right."""
+MORE_FOLLOWS: Final = 1
+"""Flag of LEAF: the payload goes on in the next order of this kind."""
+
+
+def leaf_orders(encoded: bytes) -> list[Order]:
+    """Return the orders that bring leaves (`leaf.encode_leaves`) to a worker; nothing may come in between."""
+    last = len(encoded) - PAYLOAD_MAX
+    return [
+        Order(Verb.LEAF, 0, flags=MORE_FOLLOWS if start < last else 0, payload=encoded[start : start + PAYLOAD_MAX])
+        for start in range(0, len(encoded), PAYLOAD_MAX)
+    ]
 
 
 @final

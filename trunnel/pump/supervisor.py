@@ -36,7 +36,7 @@ import trio
 from trunnel import capabilities
 from trunnel.errors import ConnectError
 from trunnel.pump.employed import Employed, Outcome
-from trunnel.pump.orders import REPORT_SIZE, SLOT_SIZE, News, Order, Verb, decode_reports
+from trunnel.pump.orders import REPORT_SIZE, SLOT_SIZE, News, Order, Verb, decode_reports, leaf_orders
 from trunnel.pump.terminated import Terminated, pump_order
 from trunnel.settings import limits
 from trunnel.streams.copy import CopyLimits, Counter
@@ -53,7 +53,7 @@ class Workers:
     def __init__(self, *, ends_tls: bool) -> None:
         self._crew: list[Employed] = []
         self._ends_tls = ends_tls
-        self._leaf = b""
+        self._leaves = b""
 
     @property
     def employed(self) -> tuple[Employed, ...]:
@@ -96,15 +96,15 @@ class Workers:
 
     # --- TLS ------------------------------------------------------------------------------------------
 
-    def show(self, leaf: bytes) -> None:
-        """Have visitors see *leaf* (`leaf.encode_leaf`) from the next one on; streams that are open keep theirs."""
-        self._leaf = leaf
+    def show(self, leaves: bytes) -> None:
+        """Have visitors see *leaves* (`leaf.encode_leaves`) from the next one on; streams that are open keep theirs."""
+        self._leaves = leaves
         for worker in self._crew:
             self._instruct(worker)
 
     def _instruct(self, worker: Employed) -> None:
-        if self._leaf:
-            worker.post(Order(Verb.LEAF, 0, payload=self._leaf))
+        for order in leaf_orders(self._leaves):
+            worker.post(order)
 
     async def terminate(self, visitor: trio.socket.SocketType, *, timeout: float) -> Terminated | None:  # noqa: ASYNC109
         """Have a worker end the TLS of *visitor*; nothing of it has been read.
@@ -122,7 +122,7 @@ class Workers:
 
         Cancellation: the socket was aborted, or (when none had taken it yet) is the caller's still.
         """
-        worker = self._least_busy() if self._leaf else None
+        worker = self._least_busy() if self._leaves else None
         order = Order(Verb.TERMINATE, 0, first_byte=timeout)
         job = None if worker is None else await worker.give(order, (visitor,), Counter())
         if worker is None or job is None:

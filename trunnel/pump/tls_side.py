@@ -29,8 +29,8 @@ from typing import Final, final
 
 from OpenSSL import SSL
 
-from trunnel.identity.contexts import visitor_context
-from trunnel.pump.leaf import decode_leaf
+from trunnel.identity.shown import ShownLeaves
+from trunnel.pump.leaf import decode_leaves
 from trunnel.pump.sides import Registry, Side
 from trunnel.streams.tls_peer import TRUNCATED, Incoming, explain
 
@@ -40,19 +40,31 @@ _RECORD: Final = 16 * 1024
 
 @final
 class Leaves:
-    """The certificate that a worker shows to the next visitor."""
+    """The certificates that a worker shows to the next visitor."""
 
     def __init__(self) -> None:
-        self._context: SSL.Context | None = None
+        self._shown: ShownLeaves | None = None
+        self._alpn: list[bytes] = []
+        self._parts = bytearray()
+
+    def take(self, part: bytes, *, is_last: bool) -> None:
+        """Take the next part of what `encode_leaves` returned; with the last one, `replace`."""
+        self._parts += part
+        if is_last:
+            encoded, self._parts = bytes(self._parts), bytearray()
+            self.replace(encoded)
 
     def replace(self, encoded: bytes) -> None:
-        """Show the leaf of `encode_leaf` from now on; streams that are open keep theirs."""
-        leaf, alpn = decode_leaf(encoded)
-        self._context = visitor_context(leaf, alpn=alpn)
+        """Show the leaves of `encode_leaves` from now on; streams that are open keep theirs."""
+        leaves, alpn = decode_leaves(encoded)
+        if self._shown is None or alpn != self._alpn:
+            self._shown, self._alpn = ShownLeaves(leaves, alpn=alpn), alpn
+        else:
+            self._shown.replace(leaves)
 
     def side(self, sock: socket, registry: Registry) -> TlsSide | None:
         """Return the visitor's side on *sock*, or None while there is no leaf."""
-        return None if self._context is None else TlsSide(sock, registry, self._context)
+        return None if self._shown is None else TlsSide(sock, registry, self._shown.context)
 
 
 @final

@@ -6,6 +6,9 @@
   takes it, the others follow; where one cannot, the whole is tried anew.
 * A host without IPv6 may lack `::1` and `::` if another address was bound;
   any other failure is the configuration's and raises before anything starts.
+* A socket may also be given: by the relay that ran before, or by a supervisor
+  (`adopt_listener`).  It stays open in every process that has it, so nobody who
+  waits to be accepted is reset when one of them closes its own.
 * `accept_nowait` does not wait, so that an accept loop takes several
   connections in one turn; with one a turn, a busy relay accepts as rarely as
   its scheduler comes round.
@@ -43,16 +46,24 @@ def host_port(address: tuple[str | int, ...]) -> HostPort:
 
 @final
 class TcpListener:
-    """One listening socket.  Obtained from `open_listeners`, which gives it its socket."""
+    """One listening socket.  Obtained from `open_listeners` or `adopt_listener`."""
 
     __slots__ = ("_sock", "address")
 
-    def __init__(self, family: socket.AddressFamily, address: HostPort) -> None:
-        """Bind and listen; raises OSError."""
-        self._sock = socket.create_server(address, family=family, backlog=LISTEN_BACKLOG, dualstack_ipv6=False)
-        self._sock.setblocking(False)
-        self.address = host_port(self._sock.getsockname())
+    def __init__(self, sock: socket.socket) -> None:  # noqa: TID251 - non-blocking, waited for with trio
+        sock.setblocking(False)
+        self._sock = sock
+        self.address = host_port(sock.getsockname())
         """Where it listens, with the real port."""
+
+    @classmethod
+    def bind(cls, family: socket.AddressFamily, address: HostPort) -> TcpListener:
+        """Bind and listen; raises OSError."""
+        return cls(socket.create_server(address, family=family, backlog=LISTEN_BACKLOG, dualstack_ipv6=False))
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, for another process; it stays ours."""
+        return self._sock.fileno()
 
     @property
     def closed(self) -> bool:
@@ -88,7 +99,7 @@ class TcpListener:
         return tsocket.from_stdlib_socket(sock), host_port(peer)
 
     def close(self) -> None:
-        """Stop listening; connections not accepted yet are reset by the kernel.  Idempotent."""
+        """Stop listening; if nobody else has the socket, the kernel resets what was not accepted.  Idempotent."""
         if self.closed:
             return
         if trio.lowlevel.in_trio_run():  # else nobody can be waiting
@@ -122,6 +133,29 @@ def open_listeners(addresses: Sequence[str], port: int, *, key: str = "bind_addr
                 raise
 
 
+def adopt_listener(sock: socket.socket, *, key: str) -> TcpListener:  # noqa: TID251 - as above
+    """Return the listener of a socket that another process has made; on failure *sock* stays the caller's.
+
+    Raises:
+        ConfigError: It is none that listens for TCP over IP, or one IPv6 socket for both families.
+    """
+    require_single_family(sock, key=key)
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ConfigError(key, "a socket that was given does not listen")
+    sock.listen(LISTEN_BACKLOG)  # again: its maker may have chosen a short queue
+    return TcpListener(sock)
+
+
+def require_single_family(sock: socket.socket, *, key: str) -> None:  # noqa: TID251 - as above
+    """Raise ConfigError unless *sock* is one of IPv4 alone or of IPv6 alone: see the head."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        raise ConfigError(key, f"a socket that was given is not one of IP ({sock.family!r})")
+    if sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+        raise ConfigError(
+            key, "a socket that was given serves IPv4 and IPv6 at once; give one for each (BindIPv6Only=ipv6-only)"
+        )
+
+
 def _parse_address(text: str, key: str) -> tuple[socket.AddressFamily, str]:
     family = socket.AF_INET6 if ":" in text else socket.AF_INET
     try:
@@ -137,7 +171,7 @@ def _open_all(places: Sequence[tuple[socket.AddressFamily, str]], port: int, key
     with contextlib.ExitStack() as undo:
         for family, host in places:
             try:
-                listener = TcpListener(family, (host, listeners[0].address[1] if listeners else port))
+                listener = TcpListener.bind(family, (host, listeners[0].address[1] if listeners else port))
             except OSError as exc:
                 if host not in _MAY_LACK or exc.errno not in _NO_SUCH_FAMILY:
                     raise ConfigError(key, _explain(exc, host, port)) from exc

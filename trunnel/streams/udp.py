@@ -11,6 +11,9 @@
 - No error of one datagram ends anything.  ICMP says "refused" or "unreachable"
   of somebody (and anybody can forge it), a firewall answers EPERM, a full queue
   ENOBUFS, a path that has become narrow EMSGSIZE: each is a lost datagram.
+- Two processes may have one socket, while the older finishes what it has: the
+  newer reads it and passes on what is not its own (`pass_on`), the older reads
+  that (`divert`), and both send (`streams.passage`).
 
 Sources: udp(7); RFC 9000 §14 (ICMP is no proof of anything).
 """
@@ -28,7 +31,8 @@ import trio
 
 from trunnel.errors import ConfigError
 from trunnel.settings import limits
-from trunnel.streams.listen import HostPort
+from trunnel.streams.listen import HostPort, require_single_family
+from trunnel.streams.passage import DISMISSAL, MESSAGE_MAX, Outlet, passage, unpacked
 
 _NO_SUCH_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 _MAY_LACK: Final = frozenset({"::1", "::"})
@@ -41,7 +45,7 @@ Datagram = tuple[bytes, HostPort]
 class UdpSocket:
     """One bound UDP socket.  Obtained from `open_udp_sockets` or `UdpSocket.bind`."""
 
-    __slots__ = ("_backlog", "_family", "_sock", "_waiting", "address", "lost")
+    __slots__ = ("_backlog", "_family", "_inlet", "_outlets", "_quiet", "_sock", "_waiting", "address", "lost")
 
     def __init__(self, sock: socket.socket) -> None:  # noqa: TID251 - non-blocking, waited for with trio
         sock.setblocking(False)
@@ -52,6 +56,9 @@ class UdpSocket:
         self._family = sock.family
         self._backlog: deque[Datagram] = deque()
         self._waiting = trio.Event()
+        self._inlet: socket.socket | None = None  # noqa: TID251 - read instead of `_sock`, if there is one
+        self._quiet: socket.socket | None = None  # noqa: TID251 - keeps an inlet open in which nothing arrives
+        self._outlets: list[Outlet] = []
         self.address: HostPort = sock.getsockname()[:2]
         """Where it is bound, with the real port."""
         self.lost = 0
@@ -77,6 +84,60 @@ class UdpSocket:
             return cls.bind(socket.AF_INET6, ("::", 0))
         return cls.bind(socket.AF_INET, ("0.0.0.0", 0))  # noqa: S104 - which address is the routing table's choice
 
+    @classmethod
+    def adopt(cls, sock: socket.socket, *, key: str) -> UdpSocket:  # noqa: TID251 - as above
+        """Return the socket that another process has made and bound; on failure *sock* stays the caller's.
+
+        Raises:
+            ConfigError: It is none of UDP, or one IPv6 socket for both families.
+        """
+        require_single_family(sock, key=key)
+        if sock.type != socket.SOCK_DGRAM:
+            raise ConfigError(key, "a socket that was given for QUIC is none of UDP")
+        return cls(sock)
+
+    def fileno(self) -> int:
+        """Return the descriptor, for another process; it stays ours."""
+        return self._sock.fileno()
+
+    @property
+    def outlets(self) -> tuple[Outlet, ...]:
+        """Where datagrams are passed on, the latest first."""
+        return tuple(self._outlets)
+
+    def divert(self, inlet: socket.socket) -> None:  # noqa: TID251 - as above
+        """Read *inlet*, which is this socket's from now on: another process reads the datagrams.
+
+        It passes them on to those before us as well; we do so again only when it is gone.
+        """
+        if self._inlet is not None:
+            raise ValueError("the socket is diverted already")
+        self._inlet = inlet
+        self._keep_outlets(limits.PREDECESSORS_MAX - 1)
+        trio.lowlevel.notify_closing(self._sock)  # who waits for datagrams is to wait elsewhere
+
+    def pass_on_to(self, outlet: Outlet) -> None:
+        """Have `pass_on` know *outlet*, which is this socket's from now on."""
+        self._outlets = [outlet, *self._outlets]
+        self._keep_outlets(limits.PREDECESSORS_MAX)
+
+    def _keep_outlets(self, count: int) -> None:
+        """Keep the latest."""
+        while len(self._outlets) > count:
+            self._outlets.pop().dismiss()
+
+    def pass_on(self, datagram: bytes, source: HostPort) -> None:
+        """Give a datagram that belongs to nobody here to the processes before us, if there are any."""
+        if self._inlet is not None:
+            return  # whoever passed it on to us has done that
+        for outlet in self._outlets:
+            outlet.send(datagram, source)
+        if any(outlet.over for outlet in self._outlets):
+            for outlet in self._outlets:
+                if outlet.over:
+                    outlet.close()
+            self._outlets = [outlet for outlet in self._outlets if not outlet.over]
+
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
@@ -95,12 +156,21 @@ class UdpSocket:
 
         Cancellation: no effect.
         """
-        if self.closed:
-            raise trio.ClosedResourceError("the socket is closed")
-        await trio.lowlevel.wait_readable(self._sock)
+        while not self.closed:
+            inlet = self._inlet
+            try:
+                await trio.lowlevel.wait_readable(self._sock if inlet is None else inlet)
+            except trio.ClosedResourceError:
+                if inlet is not self._inlet:
+                    continue  # diverted meanwhile
+                raise
+            return
+        raise trio.ClosedResourceError("the socket is closed")
 
     def receive_batch(self) -> list[Datagram]:
         """Return the datagrams that lie there, at most `DATAGRAM_BATCH`; does not wait."""
+        if self._inlet is not None:
+            return self._receive_passed(self._inlet)
         batch: list[Datagram] = []
         receive = self._sock.recvfrom
         for _ in range(limits.DATAGRAM_BATCH):
@@ -114,6 +184,28 @@ class UdpSocket:
                 continue
             batch.append((octets, (source[0], source[1])))
         return batch
+
+    def _receive_passed(self, inlet: socket.socket) -> list[Datagram]:  # noqa: TID251 - as above
+        batch: list[Datagram] = []
+        for _ in range(limits.DATAGRAM_BATCH):
+            try:
+                message = inlet.recv(MESSAGE_MAX)
+            except BlockingIOError:
+                break
+            except OSError:
+                message = b""
+            if message in (b"", DISMISSAL):
+                self._leave_inlet(inlet, for_good=message == DISMISSAL)
+                break
+            batch.append(unpacked(message))
+        return batch
+
+    def _leave_inlet(self, inlet: socket.socket, *, for_good: bool) -> None:  # noqa: TID251 - as above
+        """Read the socket itself again, because nobody else does; or nothing any more, *for_good*."""
+        inlet.close()
+        self._inlet = None
+        if for_good:
+            self._inlet, self._quiet = passage()
 
     def send(self, datagrams: Iterable[Datagram]) -> int:
         """Send *datagrams*, or queue what the kernel does not take now.  Returns how many of them are lost."""
@@ -152,7 +244,10 @@ class UdpSocket:
         if self.closed:
             raise trio.ClosedResourceError("the socket was closed")
         while self._backlog:
-            await trio.lowlevel.wait_writable(self._sock)
+            with contextlib.suppress(trio.ClosedResourceError):  # diverted, or closed
+                await trio.lowlevel.wait_writable(self._sock)
+            if self.closed:
+                raise trio.ClosedResourceError("the socket was closed")
             waiting, self._backlog = self._backlog, deque()
             self.send(waiting)
         self._waiting = trio.Event()
@@ -165,6 +260,14 @@ class UdpSocket:
             trio.lowlevel.notify_closing(self._sock)
         self._backlog.clear()
         self._sock.close()
+        for outlet in self._outlets:
+            outlet.close()
+        if self._inlet is not None:
+            if trio.lowlevel.in_trio_run():
+                trio.lowlevel.notify_closing(self._inlet)
+            self._inlet.close()
+        if self._quiet is not None:
+            self._quiet.close()
         self._waiting.set()  # for whoever waits in `drain`
 
 

@@ -19,6 +19,8 @@ What a stranger can cause (RFC 9000 §8, §21; LOAD-16):
 - Who goes on with a connection that we have closed hears our CONNECTION_CLOSE
   again: it was lost.  The last `QUIC_GONE_IDS` ids are kept for that.
 - No datagram raises, and none is logged: they are counted (`statistics`).
+- What belongs to nobody here may belong to the process before us (hot restart):
+  the socket passes it on, if there is one.
 """
 
 from __future__ import annotations
@@ -143,6 +145,10 @@ class QuicEndpoint:
         """Where the endpoint is bound."""
         return [socket.address for socket in self._sockets]
 
+    def present(self, credentials: QuicCredentials) -> None:
+        """Show *credentials* to whoever comes from now on; connections that there are keep what they were shown."""
+        self._configuration = server_configuration(credentials)
+
     def statistics(self) -> EndpointStatistics:
         """Return a snapshot of the counters."""
         return replace(self._counts, connections=len(self._ids), half_open=len(self._half_open))
@@ -211,6 +217,7 @@ class QuicEndpoint:
             socket.send([(verdict.octets, source)])
         else:
             self._counts.dropped += 1
+            socket.pass_on(datagram, source)
         return None
 
     def _open(self, newcomer: Newcomer, datagram: bytes, source: HostPort, socket: UdpSocket) -> QuicLink | None:
@@ -313,7 +320,7 @@ async def serve_quic(
 
     Args:
         sockets: From `open_udp_sockets`; owned and closed here.
-        credentials: The relay's.
+        credentials: The relay's, until `QuicEndpoint.present` is told others.
         serve: Called in a task of its own with each carrier whose client has
             proved a key; it opens a session on it, and must not raise.
         admit: Called with a newcomer's IP address; the place it gives is
