@@ -62,6 +62,9 @@ class _Wire:
         self.sent += [octets for octets, _ in datagrams]
         return 0
 
+    def pass_on(self, datagram: bytes, source: HostPort) -> None:
+        """Have nobody before us."""
+
 
 class _Place:
     """A place that costs nothing."""

@@ -7,6 +7,8 @@ to the same.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ import msgspec
 from trunnel.errors import ConfigError, InvalidName
 from trunnel.names import KeyId, ServerAddress, Target
 from trunnel.settings import options
+from trunnel.settings.invitation import JoinString
 from trunnel.settings.load import load_agent, load_relay, parse_config
 
 PARSERS: Final[tuple[Callable[[str], object], ...]] = (KeyId.parse, ServerAddress.parse, Target.parse)
@@ -44,6 +47,25 @@ def fuzz_pin(data: bytes) -> None:
         assert _printable(refused)
     else:
         assert KeyId.parse_pin(str(pin)) == KeyId.parse(str(pin)) == pin
+
+
+def fuzz_join_string(data: bytes) -> None:
+    """An invitation is refused or read; what is read prints as a string that says the same, and hides its secret."""
+    text = data.decode("utf-8", "surrogateescape")
+    for tried in (text, _invitation_of(data)):
+        try:
+            invitation = JoinString.parse(tried)
+        except InvalidName as refused:
+            assert _printable(refused)
+        else:
+            assert JoinString.parse(invitation.to_text()) == invitation
+            assert invitation.secret not in repr(invitation)
+
+
+def _invitation_of(content: bytes) -> str:
+    """Return a string whose checksum is right, whatever its content."""
+    whole = content + hashlib.sha256(content).digest()[:4]
+    return "trunnel-join-1." + base64.urlsafe_b64encode(whole).decode("ascii").rstrip("=")
 
 
 def fuzz_toml(data: bytes) -> None:

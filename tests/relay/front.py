@@ -10,14 +10,17 @@ from typing import TypeVar
 
 import trio
 import trio.testing
-from OpenSSL import SSL
 
+from trunnel.clock import utc_now
 from trunnel.events import CarrierLost, CarrierOpened, Event, SessionEnded, SessionOpened
+from trunnel.identity.keys import IdentityKey
 from trunnel.names import Hostname, KeyId
 from trunnel.relay.admission import Admission, Admit
 from trunnel.relay.agents import AgentDoor
 from trunnel.relay.attached import AttachedAgents
 from trunnel.relay.authorized import parse_authorized
+from trunnel.relay.certificate import RelayCertificate
+from trunnel.relay.credentials import self_signed
 from trunnel.relay.lots import Lots
 from trunnel.relay.sessions import AgentSession, Sessions
 from trunnel.relay.taking import DataPlane
@@ -35,6 +38,8 @@ NAME = f"{A}.{SUFFIX}"
 MOMENT = 0.01
 """Seconds before or after a deadline."""
 PEER_PORT = 4_000
+RELAY = IdentityKey.generate()
+"""The relay's key."""
 
 
 def hello(instance: int = 0, *, session: str | None = None, alone: bool = False, share: bool = False) -> control.Hello:
@@ -136,7 +141,7 @@ class Front:
         async def serve() -> None:
             with decision.ticket:
                 try:
-                    await self.door.greet(near, decision.ticket)
+                    await self.door.greet(near, decision.ticket, RELAY.key_id)
                 except Exception as exc:  # noqa: BLE001 - as the ingress does
                     self.failures.append(exc)
                 finally:
@@ -183,18 +188,21 @@ async def front(
     sink = on_event or events.append
     sessions = Sessions((SUFFIX,), open_to_all=not lines, agents_max=agents_max)
     settings = RelaySettings(state_dir=Path("unused"))
-    relay_id = KeyId.of_spki(b"relay")
     admission = Admission()
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
         attached = AttachedAgents(
-            sessions, settings, plane=DataPlane(lots=Lots(relay_id)), public_port=443, nursery=nursery, on_event=sink
+            sessions,
+            settings,
+            plane=DataPlane(lots=Lots(RELAY.key_id)),
+            public_port=443,
+            nursery=nursery,
+            on_event=sink,
         )
         door = AgentDoor(
             attached,
             admission,
             settings,
-            relay_id=relay_id,
-            context=SSL.Context(SSL.TLS_SERVER_METHOD),
+            certificate=RelayCertificate(self_signed(settings, RELAY, now=utc_now())),
             on_event=sink,
         )
         made = Front(sessions, attached, door, events, nursery, stack, admission)

@@ -111,9 +111,30 @@ def test_challenges_are_capped_for_each_name() -> None:
     """LOAD-04: one name's challenges do not use up another's."""
     admission = Admission(CAPS)
     for _ in range(2):
-        admitted(admission.admit_challenge(NAMES[0]))
-    assert admission.admit_challenge(NAMES[0]) == Refuse(RefuseReason.CHALLENGES_NAME)
-    admitted(admission.admit_challenge(NAMES[1]))
+        admitted(admission.admit_challenge(NAMES[0], "192.0.2.1"))
+    assert admission.admit_challenge(NAMES[0], "192.0.2.2") == Refuse(RefuseReason.CHALLENGES_NAME)
+    admitted(admission.admit_challenge(NAMES[1], "192.0.2.1"))
+
+
+@pytest.mark.parametrize("crowd", [["192.0.2.1", "192.0.2.1"], ["2001:db8:0:1::1", "2001:db8:0:2::1"]])
+def test_one_address_leaves_room_for_an_authoritys_challenges(crowd: list[str]) -> None:
+    """Whoever stalls does not keep the name's owner from a certificate; a site of IPv6 is one address here."""
+    admission = Admission(AdmissionLimits(challenges_per_name=3, challenges_per_address=2))
+    stalled = [admitted(admission.admit_challenge(NAMES[0], host)) for host in crowd]
+    assert admission.admit_challenge(NAMES[0], crowd[-1]) == Refuse(RefuseReason.CHALLENGES_ADDRESS)
+    admitted(admission.admit_challenge(NAMES[0], "192.0.2.9"))
+    stalled[0].release()
+    admitted(admission.admit_challenge(NAMES[0], crowd[-1]))
+
+
+def test_a_crowd_for_one_name_is_none_for_another() -> None:
+    admission = Admission(AdmissionLimits(challenges_per_address=1))
+    for name in NAMES:
+        ticket = admitted(admission.admit_challenge(name, "2001:db8:0:1::1"))
+        assert admission.admit_challenge(name, "2001:db8:0:2::1") == Refuse(RefuseReason.CHALLENGES_ADDRESS)
+        ticket.release()
+        admitted(admission.admit_challenge(name, "2001:db8:0:2::1"))
+    assert admission.challenges.total == len(NAMES)
 
 
 def test_a_ticket_is_given_back_once() -> None:
@@ -184,7 +205,7 @@ class Churn(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES))
     def challenge(self, name: Hostname) -> None:
         full = sum(held == name for held, _ in self.challenges) >= CAPS.challenges_per_name
-        decision = self.admission.admit_challenge(name)
+        decision = self.admission.admit_challenge(name, f"192.0.2.{len(self.challenges)}")
         assert isinstance(decision, Refuse) == full
         if isinstance(decision, Admit):
             self.challenges.append((name, decision.ticket))

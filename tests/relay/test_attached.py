@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -75,10 +76,10 @@ async def test_visitors_go_over_every_carrier(autojump_clock: MockClock) -> None
 @pytest.mark.parametrize(
     ("asking", "why"),
     [
-        (lambda session: hello(0, session=f"{session}x"), "the same agent connected anew"),
-        (lambda session: hello(0, session=session[:-1]), "the same agent connected anew"),
+        (lambda session: hello(0, session=f"{session}x", alone=True), "the same agent connected anew"),
+        (lambda session: hello(0, session=session[:-1], alone=True), "the same agent connected anew"),
         (lambda _: hello(0), "the same agent connected anew"),
-        (lambda session: hello(1, session=session), "replaced: another agent with this key connected from"),
+        (lambda session: hello(1, session=session, alone=True), "replaced: another agent with this key connected from"),
     ],
     ids=["unknown id", "part of an id", "no id", "another instance"],
 )
@@ -92,6 +93,15 @@ async def test_who_does_not_name_his_own_session_gets_a_new_one(
         assert owner(place).session_id == second.session
         await trio.sleep(limits.RETIRE_GRACE + limits.ABORT_FLUSH_TIMEOUT + MOMENT)
         assert [(event.session, event.reason[: len(why)]) for event in place.of(SessionEnded)] == [(first.session, why)]
+
+
+async def test_one_more_carrier_of_a_session_that_is_elsewhere_is_refused(autojump_clock: MockClock) -> None:
+    """It is at the process before this one; a new session would end the one that the agent has here meanwhile."""
+    async with front() as place:
+        first = await place.call()
+        refused = rejected(await place.call(hello(0, session="elsewhere")))
+        assert refused.code == RejectCode.NO_SESSION
+        assert owner(place).session_id == first.session
 
 
 async def test_another_key_cannot_join_even_with_id_and_instance(autojump_clock: MockClock) -> None:
@@ -292,3 +302,13 @@ async def test_a_carrier_that_breaks_the_protocol_ends_alone(autojump_clock: Moc
         assert "hello in phase" in place.of(CarrierLost)[0].reason
         assert await first.say(control.Ping(1)) == control.Pong(1)
         assert place.of(SessionEnded) == []
+
+
+async def test_an_agent_that_asks_for_a_name_it_was_given_is_not_told_that_it_is_refused() -> None:
+    """`--hostname` with the operator's name for it does no harm."""
+    async with front() as place:
+        asking = msgspec.structs.replace(hello(), hostnames=[NAME, f"app.{SUFFIX}"])
+        told = await (await place.call(asking)).hear()
+        assert isinstance(told, control.Endpoints)
+        assert [endpoint.hostname for endpoint in told.endpoints] == [NAME]
+        assert [refused.hostname for refused in told.refused] == [f"app.{SUFFIX}"]

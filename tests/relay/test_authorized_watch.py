@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from trunnel import capabilities
+from trunnel.identity import filewatch
 from trunnel.names import KeyId
-from trunnel.relay import authorized_watch
-from trunnel.relay.authorized import AuthorizedAgents, authorize, load_authorized, revoke
-from trunnel.relay.authorized_watch import watch_authorized
+from trunnel.relay.authorized import AuthorizedAgents, authorize, load_authorized, load_if_there, revoke
+from trunnel.relay.authorized_watch import AuthorizedWatch
 
 A, B = (KeyId.of_spki(spki) for spki in (b"a", b"b"))
 
@@ -51,13 +50,14 @@ class Watch:
             while not condition():
                 await trio.testing.wait_all_tasks_blocked(0.005)
 
-    def run(self, nursery: trio.Nursery, path: Path) -> None:
-        initial = load_authorized(path)
+    def run(self, nursery: trio.Nursery, path: Path, *, needed: bool = True) -> AuthorizedWatch:
+        def note(agents: AuthorizedAgents) -> None:
+            self.lists.append(ids(agents))
 
-        async def watch() -> None:
-            await watch_authorized(path, initial, lambda agents: self.lists.append(ids(agents)), poll=0.02)
-
-        nursery.start_soon(watch)
+        initial = load_authorized(path) if needed else load_if_there(path)
+        watch = AuthorizedWatch(path, initial, note, needed=needed)
+        nursery.start_soon(partial(watch.run, poll=0.02))
+        return watch
 
 
 async def test_a_change_is_noticed(path: Path) -> None:
@@ -107,14 +107,14 @@ async def test_a_broken_or_vanished_file_keeps_the_last_good_list(path: Path, ca
 async def test_a_file_that_is_being_written_revokes_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An editor truncates first; the empty moment must not be taken for the list."""
     sizes: list[int] = []
-    look = authorized_watch._look
+    look = filewatch.look
 
-    def noting_look(path: Path) -> tuple[int, int, int] | None:
+    def noting_look(path: Path) -> filewatch.Identity:
         identity = look(path)
         sizes.append(-1 if identity is None else identity[1])
         return identity
 
-    monkeypatch.setattr(authorized_watch, "_look", noting_look)
+    monkeypatch.setattr(filewatch, "look", noting_look)
     put(path, f"{A}\n")
     watch = Watch()
     async with trio.open_nursery() as nursery:
@@ -128,19 +128,25 @@ async def test_a_file_that_is_being_written_revokes_nobody(path: Path, monkeypat
     assert watch.lists == [{A, B}]
 
 
-@pytest.mark.skipif(not capabilities.HAS_POSIX_MODES, reason="inodes")
-def test_the_identity_of_a_file_knows_its_inode(path: Path) -> None:
-    """`cp -p` and configuration tools keep size and time; a new file is a change all the same."""
+async def test_a_file_that_is_not_needed_may_come_later(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A relay that lets everybody in has no list until an invitation makes one."""
+    caplog.set_level(logging.ERROR)
+    watch = Watch()
+    async with trio.open_nursery() as nursery:
+        await watch.run(nursery, path, needed=False).refresh()
+        authorize(path, A)
+        await watch.until(lambda: watch.lists)
+        nursery.cancel_scope.cancel()
+    assert watch.lists == [{A}]
+    assert not caplog.records
+
+
+async def test_a_change_of_our_own_is_in_force_when_refresh_returns(path: Path) -> None:
     put(path, f"{A}\n")
-    before, times = authorized_watch._look(path), path.stat()
-    other = path.with_name("other")
-    put(other, f"{B}\n")
-    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
-    other.replace(path)
-    after = authorized_watch._look(path)
-    assert before is not None
-    assert after is not None
-    assert before[1:] == after[1:]
-    assert before != after
-    put(path, None)
-    assert authorized_watch._look(path) is None
+    lists: list[set[KeyId]] = []
+    watch = AuthorizedWatch(path, load_authorized(path), lambda agents: lists.append(ids(agents)))
+    authorize(path, B)
+    await watch.refresh()
+    assert lists == [{A, B}]
+    await watch.refresh()
+    assert lists == [{A, B}], "nothing new, nothing said"

@@ -34,9 +34,9 @@ def challenge_of(hostname: str) -> bytes:
     return offering(b"acme-tls/1", name=hostname.encode())
 
 
-async def knock_and_hear(home: House, opening: bytes) -> trio.SocketStream:
-    """Connect as a visitor, see *opening* come back, and stay."""
-    stream = await trio.open_tcp_stream("127.0.0.1", home.relay.visitors_port)
+async def knock_and_hear(home: House, opening: bytes, source: str = "127.0.0.1") -> trio.SocketStream:
+    """Connect as a visitor from *source*, see *opening* come back, and stay."""
+    stream = await trio.open_tcp_stream("127.0.0.1", home.relay.visitors_port, local_address=source)
     with trio.fail_after(PATIENCE):
         await stream.send_all(opening)
         echoed = b""
@@ -89,17 +89,34 @@ async def test_an_agent_that_ends_tls_itself_refuses_challenges(tmp_path: Path) 
         assert served.visitors == []
 
 
-async def test_a_name_takes_only_so_many_challenges_at_once(tmp_path: Path) -> None:
+@pytest.mark.skipif("sys.platform == 'darwin'", reason="macOS has one loopback address")
+async def test_a_name_takes_only_so_many_challenges_at_once_and_fewer_of_one_address(tmp_path: Path) -> None:
+    """LOAD-04: who stalls leaves room for an authority with as many addresses as there are places left."""
+    served = Echo()
+    crowd, authority = limits.CHALLENGES_PER_ADDRESS, limits.CHALLENGES_PER_NAME - limits.CHALLENGES_PER_ADDRESS
+    async with house(tmp_path) as home:
+        agent, _ = await home.expose(served.serve, tls_passthrough=True)
+        hello = challenge_of(f"{agent.key.key_id}.localhost")
+        opened = [await knock_and_hear(home, hello, "127.0.0.9") for _ in range(crowd)]
+        opened += [await knock_and_hear(home, hello, f"127.0.1.{number + 1}") for number in range(authority)]
+        with pytest.raises(trio.BrokenResourceError):
+            await knock(home.relay.visitors_port, hello)
+        assert [event.verdict for event in home.log.of(VisitorRefused)] == ["challenges-per-name"]
+        for stream in opened:
+            await stream.aclose()
+
+
+async def test_an_address_takes_only_so_many_challenges_of_a_name_at_once(tmp_path: Path) -> None:
     """Its visitors, and the challenges of other names, are not in that count."""
     served = Echo()
     async with house(tmp_path) as home:
         agent, _ = await home.expose(served.serve, "one", tls_passthrough=True)
         neighbour, _ = await home.expose(served.serve, "two", tls_passthrough=True)
         hostname = f"{agent.key.key_id}.localhost"
-        opened = [await knock_and_hear(home, challenge_of(hostname)) for _ in range(limits.CHALLENGES_PER_NAME)]
+        opened = [await knock_and_hear(home, challenge_of(hostname)) for _ in range(limits.CHALLENGES_PER_ADDRESS)]
         with pytest.raises(trio.BrokenResourceError):
             await knock(home.relay.visitors_port, challenge_of(hostname))
-        assert [event.verdict for event in home.log.of(VisitorRefused)] == ["challenges-per-name"]
+        assert [event.verdict for event in home.log.of(VisitorRefused)] == ["challenges-per-address"]
         opened.append(await knock_and_hear(home, offering(b"http/1.1", name=hostname.encode())))
         opened.append(await knock_and_hear(home, challenge_of(f"{neighbour.key.key_id}.localhost")))
         await opened.pop(0).aclose()

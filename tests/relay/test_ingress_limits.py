@@ -84,6 +84,9 @@ class TroubledListener:
     def closed(self) -> bool:
         return self.inner.closed
 
+    def fileno(self) -> int:
+        return self.inner.fileno()
+
     def close(self) -> None:
         self.inner.close()
 

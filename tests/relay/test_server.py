@@ -205,7 +205,7 @@ async def test_agents_judge_a_relay_by_the_ca_that_they_are_given(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("chain", "key", "said"),
-    [(b"", b"", "no certificate chain"), (None, None, "is missing"), ("a", "b", "is not the key of")],
+    [("a", b"", "no private key"), (None, None, "there is no file"), ("a", "b", "is not that of the certificate")],
 )
 async def test_certificates_that_cannot_be_used_are_a_config_error(
     tmp_path: Path, chain: bytes | str | None, key: bytes | str | None, said: str

@@ -39,9 +39,12 @@ class RefuseReason(StrEnum):
     VISITORS_ADDRESS = "visitors-per-address"
     VISITORS_TOTAL = "visitors-total"
     CHALLENGES_NAME = "challenges-per-name"
+    CHALLENGES_ADDRESS = "challenges-per-address"
     HANDSHAKES_TOTAL = "handshakes-total"
     HANDSHAKES_ADDRESS = "handshakes-per-address"
     DATA_ADDRESS = "data-connections-per-address"
+    OWN_ADDRESS = "own-visitors-per-address"
+    OWN_TOTAL = "own-visitors-total"
     DESCRIPTORS = "descriptors"
 
 
@@ -67,9 +70,12 @@ class AdmissionLimits:
     visitors_per_address: int = limits.VISITORS_PER_ADDRESS
     visitors_total: int = limits.VISITORS_TOTAL
     challenges_per_name: int = limits.CHALLENGES_PER_NAME
+    challenges_per_address: int = limits.CHALLENGES_PER_ADDRESS
     handshakes_per_address: int = limits.HANDSHAKES_PER_ADDRESS
     handshakes_total: int = limits.HANDSHAKES_TOTAL
     direct_half_open_per_address: int = limits.DIRECT_HALF_OPEN_PER_ADDRESS
+    own_visitors_per_address: int = limits.OWN_VISITORS_PER_ADDRESS
+    own_visitors_total: int = limits.OWN_VISITORS_MAX
 
 
 @final
@@ -166,11 +172,13 @@ class Admission:
         self.visitors = Tally()
         """Routed visitors."""
         self.challenges = Tally()
-        """Challenges, by name."""
+        """Challenges, by name, and by name and address."""
         self.handshakes = Tally()
         """Agents' TLS handshakes."""
         self.unproven = Tally()
         """Data connections that have not proven their session."""
+        self.own_visitors = Tally()
+        """Visitors of the relay's own names."""
 
     def admit_connection(self, host: str) -> Decision:
         """Decide on a connection that was just accepted from *host*, an IP address."""
@@ -192,11 +200,23 @@ class Admission:
             return Refuse(RefuseReason.VISITORS_ADDRESS)
         return Admit(Ticket(self.visitors, keys))
 
-    def admit_challenge(self, name: Hostname) -> Decision:
-        """Decide on one more `acme-tls/1` connection for *name*; it is a visitor besides."""
+    def admit_challenge(self, name: Hostname, host: str) -> Decision:
+        """Decide on one more `acme-tls/1` connection for *name* from *host*; it is a visitor besides."""
+        keys = tuple((name, key) for key in peer_keys(host))
         if self.challenges[name] >= self.caps.challenges_per_name:
             return Refuse(RefuseReason.CHALLENGES_NAME)
-        return Admit(Ticket(self.challenges, (name,)))
+        if any(self.challenges[key] >= self.caps.challenges_per_address for key in keys):
+            return Refuse(RefuseReason.CHALLENGES_ADDRESS)
+        return Admit(Ticket(self.challenges, (name, *keys)))
+
+    def admit_own_visitor(self, host: str) -> Decision:
+        """Decide on one more visitor from *host* of a name of the relay's own; it is a visitor besides."""
+        keys = peer_keys(host)
+        if self.own_visitors.total >= self.caps.own_visitors_total:
+            return Refuse(RefuseReason.OWN_TOTAL)
+        if _is_full(self.own_visitors, keys, self.caps.own_visitors_per_address):
+            return Refuse(RefuseReason.OWN_ADDRESS)
+        return Admit(Ticket(self.own_visitors, keys))
 
     def admit_handshake(self, host: str) -> Decision:
         """Decide on one more TLS handshake with an agent at *host*."""

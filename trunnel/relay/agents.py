@@ -15,15 +15,17 @@ from contextlib import AbstractAsyncContextManager
 from typing import final
 
 import trio
-from OpenSSL import SSL
 
 from trunnel.errors import ConnectError, ErrorCode, LocalProtocolError, RejectCode, RemoteProtocolError, SessionClosed
 from trunnel.events import AgentRefused, EventSink
 from trunnel.identity.keys import extension_of, id_of
 from trunnel.names import KeyId
 from trunnel.relay.admission import Admission, Refuse, Ticket
-from trunnel.relay.attached import AttachedAgents
+from trunnel.relay.attached import STOPPING, AttachedAgents
+from trunnel.relay.certificate import RelayCertificate
 from trunnel.relay.ingress import Arrival
+from trunnel.relay.reception import Reception
+from trunnel.relay.sessions import AgentSession
 from trunnel.relay.throttle import Throttle
 from trunnel.settings import limits
 from trunnel.settings.relay import RelaySettings
@@ -59,20 +61,27 @@ class AgentDoor:
         admission: Admission,
         settings: RelaySettings,
         *,
-        relay_id: KeyId,
-        context: SSL.Context,
+        certificate: RelayCertificate,
         on_event: EventSink,
     ) -> None:
         self._attached = attached
         self._admission = admission
-        self._relay_id = relay_id
-        self._context = context
+        self._certificate = certificate
         self._on_event = on_event
         self._refusals = Throttle(limits.LOG_PER_PEER)
         self.window_max = settings.stream_window
         """Bytes to which a stream's receive window may grow."""
-        self.draining = False
+        self.reception: Reception | None = None
+        """Takes agents' invitations, if there are any to be taken."""
+
+    @property
+    def draining(self) -> bool:
         """Whether agents are refused because the relay stops."""
+        return self._attached.draining
+
+    @draining.setter
+    def draining(self, value: bool) -> None:
+        self._attached.draining = value
 
     async def serve(self, arrival: Arrival) -> None:
         """Serve one agent's TCP connection to its end."""
@@ -80,11 +89,12 @@ class AgentDoor:
         if isinstance(decision, Refuse):
             abort_socket(arrival.stream.socket)
             return
+        shown = self._certificate.current
         with decision.ticket:
             try:
                 carrier = await TlsStream.handshake(
                     arrival.stream,
-                    self._context,
+                    shown.context,
                     role=TlsRole.SERVER,
                     prefix=arrival.consumed,
                     timeout=limits.HANDSHAKE_TIMEOUT,
@@ -100,21 +110,22 @@ class AgentDoor:
             return
         carrier.peer_certificates = ()  # 3 KiB for each agent that is attached; what they say is in `peer`
         async with self._multiplex(carrier, peer) as link:
-            await self.greet(link, arrival.slot)
+            await self.greet(link, arrival.slot, shown.relay_id)
 
     def _multiplex(self, carrier: TlsStream, peer: Peer) -> AbstractAsyncContextManager[Session]:
         """Return the transport that ALPN has agreed on."""
         if carrier.alpn == LINK_ALPN_YAMUX:
             return open_yamux_session(carrier, Role.CLIENT, peer, window_max=self.window_max, accepting=False)
-        authority = self._relay_id.value
+        authority = self._certificate.current.relay_id.value
         return open_h2_session(carrier, Role.CLIENT, peer, authority=authority, window_max=self.window_max)
 
-    async def greet(self, link: Session, slot: Ticket) -> None:
+    async def greet(self, link: Session, slot: Ticket, shown: KeyId) -> None:
         """Hear the agent's hello on a new carrier, answer it, and serve the carrier to its end.
 
         Args:
             link: The carrier; whoever opened it closes it.
             slot: Its place among the half-open; released once the agent is admitted.
+            shown: The relay's id by the certificate that the agent was shown.
         """
         try:
             with trio.fail_after(limits.HANDSHAKE_TIMEOUT):
@@ -128,19 +139,37 @@ class AgentDoor:
             return
         if not isinstance(hello, control.Hello):
             raise LocalProtocolError("the phase admits nothing else")
-        admitted = self._refusal(hello) or await self._attached.admit(link, hello)
+        admitted = self._refusal(hello, shown) or await self._admit(link, hello, shown)
         if isinstance(admitted, control.Rejected):
             await self._reject(link, channel, admitted)
         else:
             slot.release()
             await self._attached.carry(admitted, link, channel, alone=hello.alone)
 
-    def _refusal(self, hello: control.Hello) -> control.Rejected | None:
-        if self.draining:
-            return control.Rejected(RejectCode.DRAINING, "the relay is stopping", limits.BACKOFF_BASE)
+    async def _admit(self, link: Session, hello: control.Hello, shown: KeyId) -> AgentSession | control.Rejected:
+        """Take what the hook says, or an invitation is worth, into account, and admit the agent or say why not.
+
+        One that joins a session is asked for neither; nor does it wait, in which time the session might end.
+        """
+        if self._attached.joins(link.peer, hello):
+            return await self._attached.admit(link, hello)
+        granted = await self._attached.judge(link.peer, hello)
+        if isinstance(granted, control.Rejected):
+            return granted
+        if self.reception is not None and granted is None:
+            refused = await self.reception.refusal(link.peer.key_id, hello)
+            if refused is not None:
+                return refused
+        return self._refusal(hello, shown) or await self._attached.admit(link, hello, granted)
+
+    def _refusal(self, hello: control.Hello, shown: KeyId) -> control.Rejected | None:
+        if self.draining:  # nobody need be asked about it
+            return STOPPING
         if control.pick_version(hello.versions) is None:
             spoken = ", ".join(map(str, control.VERSIONS))
             return control.Rejected(RejectCode.VERSION, f"this relay speaks protocol version {spoken} only")
+        if shown != self._certificate.current.relay_id:  # a welcome says who we are now
+            return control.Rejected(RejectCode.DRAINING, "the relay has another key since", limits.BACKOFF_BASE)
         return None
 
     async def _reject(self, link: Session, channel: ControlStream, refusal: control.Rejected) -> None:
@@ -148,6 +177,7 @@ class AgentDoor:
         authorize = f"trunnel authorize {key_id}" if refusal.code == RejectCode.UNAUTHORIZED else ""
         if count := self._refusals.due(trio.current_time()):
             named = {"agent": key_id.value, "peer": link.peer.address, "code": str(refusal.code)}
+            named["extension"] = link.peer.extension.hex()
             logger.warning("agent_refused", extra={**named, "authorize": authorize, "count": count})
         self._on_event(
             AgentRefused(
@@ -156,6 +186,7 @@ class AgentDoor:
                 code=str(refusal.code),
                 reason=refusal.reason,
                 authorize=authorize,
+                extension=link.peer.extension.hex(),
             )
         )
         channel.post(refusal)

@@ -21,16 +21,20 @@ from typing import Final, final
 
 import trio
 
-from trunnel.errors import ErrorCode, RemoteProtocolError, SessionClosed
+from trunnel.errors import ErrorCode, RejectCode, RemoteProtocolError, SessionClosed
 from trunnel.events import CarrierLost, CarrierOpened, EventSink, SessionEnded, SessionOpened
-from trunnel.names import Hostname
+from trunnel.names import Hostname, KeyId
+from trunnel.relay.applicants import judge
+from trunnel.relay.authorized import AuthorizedAgent
 from trunnel.relay.canary import run_canary
+from trunnel.relay.claims import Claims, prover, refused_names
+from trunnel.relay.issuance import Issuances
 from trunnel.relay.sessions import AgentSession, Farewell, Sessions
 from trunnel.relay.taking import DataPlane
 from trunnel.settings import limits
 from trunnel.settings.agent import DataChoice
 from trunnel.settings.relay import RelaySettings
-from trunnel.transports.base import Session
+from trunnel.transports.base import Peer, Session
 from trunnel.transports.control_stream import ControlStream
 from trunnel.transports.pool import open_pool
 from trunnel.wire import control
@@ -39,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 _SESSION_ID_BYTES: Final = 9
 """12 characters of base64url."""
+STOPPING: Final = control.Rejected(RejectCode.DRAINING, "the relay is stopping", limits.BACKOFF_BASE)
+"""What agents are told who come when the relay drains."""
 HTTPS_PORT: Final = 443
 """The port that a URL need not name."""
 
@@ -90,41 +96,80 @@ class AttachedAgents:
         self._public_port = public_port
         self._nursery = nursery
         self._on_event = on_event
+        self.claims = Claims(sessions, prover(settings), self.announce)
+        """Who has which names of the agents' own."""
+        self.issuances: Issuances | None = None
+        """What the agents may ask an authority for; None: as much as they like."""
+        self.draining = False
+        """Whether all are refused because the relay stops: who came now would not be told so."""
 
-    async def admit(self, link: Session, hello: control.Hello) -> AgentSession | control.Rejected:
+    def joins(self, peer: Peer, hello: control.Hello) -> bool:
+        """Return whether an agent's carrier is one more of a session that is there."""
+        return self._sessions.joined(peer.key_id, hello) is not None
+
+    async def judge(self, peer: Peer, hello: control.Hello) -> AuthorizedAgent | control.Rejected | None:
+        """Return what the authorisation hook says of an agent; None if there is none, or the list is to decide.
+
+        Cancellation: the hook's, too.
+        """
+        hook = self._sessions.hook
+        return None if hook is None else await judge(hook, peer, hello)
+
+    async def admit(
+        self, link: Session, hello: control.Hello, granted: AuthorizedAgent | None = None
+    ) -> AgentSession | control.Rejected:
         """Return the session that *link* belongs to, perhaps a new one, or why it is refused.
+
+        Args:
+            link: The carrier.
+            hello: What its agent says.
+            granted: What the authorisation hook gives a new session; None: the list decides.
 
         Cancellation: a new session ends by itself when no carrier comes.
         """
-        refusal = self._sessions.refusal(link.peer.key_id, hello)
+        refusal = self._refusal(link.peer.key_id, hello, granted)
         if refusal is not None:
             return refusal
         joined = self._sessions.joined(link.peer.key_id, hello)
         if joined is not None:
             return joined
-        admitted: AgentSession | control.Rejected = await self._nursery.start(self._run, link, hello)
+        admitted: AgentSession | control.Rejected = await self._nursery.start(self._run, link, hello, granted)
         return admitted
+
+    def _refusal(self, key_id: KeyId, hello: control.Hello, granted: AuthorizedAgent | None) -> control.Rejected | None:
+        if self.draining:
+            return STOPPING
+        return self._sessions.refusal(key_id, hello, granted)
 
     # --- a session ----------------------------------------------------------------------------------
 
     async def _run(
-        self, first: Session, hello: control.Hello, task_status: trio.TaskStatus[AgentSession | control.Rejected]
+        self,
+        first: Session,
+        hello: control.Hello,
+        granted: AuthorizedAgent | None,
+        task_status: trio.TaskStatus[AgentSession | control.Rejected],
     ) -> None:
         """Run one session to its end: a task boundary, like the ones in `ingress` and `visitors`."""
         try:
-            await self._keep(first, hello, task_status)
+            await self._keep(first, hello, granted, task_status)
         except Exception:  # before `started` the task that waits for it learns of it, too
             logger.exception("session_failed", extra={"agent": first.peer.key_id.value, "peer": first.peer.address})
 
     async def _keep(
-        self, first: Session, hello: control.Hello, task_status: trio.TaskStatus[AgentSession | control.Rejected]
+        self,
+        first: Session,
+        hello: control.Hello,
+        granted: AuthorizedAgent | None,
+        task_status: trio.TaskStatus[AgentSession | control.Rejected],
     ) -> None:
         """Keep one agent attached until its session ends; owns the session's nursery."""
         async with open_pool(first.peer, lasting=True) as link, trio.open_nursery() as nursery:
             session = AgentSession(
                 session_id=secrets.token_urlsafe(_SESSION_ID_BYTES), link=link, hello=hello, nursery=nursery
             )
-            refusal = self._sessions.refusal(session.key_id, hello)  # again: time has passed since
+            session.granted = granted
+            refusal = self._refusal(session.key_id, hello, granted)  # again: time has passed since
             if refusal is not None:
                 task_status.started(refusal)
                 return
@@ -134,6 +179,7 @@ class AttachedAgents:
                     self._report_opened(session, first)
                     task_status.started(session)
                     nursery.start_soon(self._await_adoption, session)
+                    nursery.start_soon(self.claims.keep, session)
                     await session.retired.wait()
                     await self._wind_up(session)
                 finally:
@@ -192,6 +238,7 @@ class AttachedAgents:
                 peer=peer,
                 transport=first.transport,
                 session=session.session_id,
+                extension=first.peer.extension.hex(),
             )
         )
         logger.info("session_opened", extra={"agent": agent, "peer": peer, "session": session.session_id})
@@ -217,6 +264,8 @@ class AttachedAgents:
             session.let_go("the agent lost it")
         async with trio.open_nursery() as nursery:
             channel.post(self._welcome(session))
+            if any(standing.reason for standing in session.hostnames.values()):
+                channel.post(self._addresses(session))
             nursery.start_soon(channel.run_writer)
             nursery.start_soon(self._listen, session, link, channel, nursery)
             for other in session.channels.values():
@@ -268,6 +317,10 @@ class AttachedAgents:
                     case control.Probe(path=path) as asked if path not in probing:
                         probing.add(path)
                         nursery.start_soon(self._probe, session, channel, asked, probing)
+                    case control.MayIssue() as asked:
+                        channel.post(self._issuance(session, asked))
+                    case control.IssueEnded() as said if self.issuances is not None:
+                        self.issuances.ended(session.key_id, said)
                     case control.Drain(grace=grace):
                         self._sessions.routes.release(session)
                         session.retire(Farewell(reason="the agent stopped", grace=grace))
@@ -277,6 +330,11 @@ class AttachedAgents:
             link.abort(exc.reason, code=ErrorCode.NO_ERROR)
         except RemoteProtocolError as exc:
             link.abort(f"control: {exc.reason}", code=ErrorCode.PROTOCOL_ERROR)
+
+    def _issuance(self, session: AgentSession, asked: control.MayIssue) -> control.Issuance:
+        if self.issuances is None:
+            return control.Issuance(asked.id)
+        return self.issuances.may_issue(session.key_id, asked, allowed=self._sessions.routes.names(session))
 
     async def _probe(
         self, session: AgentSession, channel: ControlStream, asked: control.Probe, probing: set[control.DataPath]
@@ -307,8 +365,16 @@ class AttachedAgents:
         )
 
     def _endpoints(self, session: AgentSession) -> list[control.Endpoint]:
-        return [endpoint_of(name, self._public_port) for name in self._sessions.routes.names(session)]
+        names = self._sessions.routes.names(session)
+        given_first = sorted(names, key=lambda name: not self._sessions.rules.is_given(name))
+        return [endpoint_of(name, self._public_port) for name in given_first][: limits.CONTROL_ENDPOINTS_MAX]
+
+    def _addresses(self, session: AgentSession) -> control.Endpoints:
+        endpoints = self._endpoints(session)
+        has = {endpoint.hostname for endpoint in endpoints}
+        refused = refused_names(session, self._settings.domain_suffixes[0])
+        return control.Endpoints(endpoints, [each for each in refused if each.hostname not in has])
 
     def announce(self, session: AgentSession) -> None:
         """Tell an agent that its names have changed."""
-        session.post(control.Endpoints(self._endpoints(session)))
+        session.post(self._addresses(session))

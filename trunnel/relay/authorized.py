@@ -73,6 +73,11 @@ class AuthorizedAgents:
         """Return the entry of *key_id*, or None: it may not attach."""
         return self.agents.get(key_id)
 
+    def taken(self, names: Iterable[Hostname], *, by_others_than: KeyId | None = None) -> Hostname | None:
+        """Return the first of *names* that an agent has, *by_others_than* left out; None if all are free."""
+        owners = {name: agent.key_id for agent in self.agents.values() for name in agent.names}
+        return next((name for name in names if owners.get(name, by_others_than) != by_others_than), None)
+
 
 # --- reading ----------------------------------------------------------------------------------
 
@@ -114,6 +119,11 @@ def load_authorized(path: Path) -> AuthorizedAgents:
         return parse_authorized(text)
     except ConfigError as exc:
         raise ConfigError(KEY, f"{path}: {exc.reason}") from exc
+
+
+def load_if_there(path: Path) -> AuthorizedAgents:
+    """Read an authorised file; an empty list if there is none.  Raises as `load_authorized`."""
+    return load_authorized(path) if path.exists() else AuthorizedAgents()
 
 
 def parse_name(text: str) -> Hostname:

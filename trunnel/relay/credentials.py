@@ -1,28 +1,47 @@
-"""How the relay proves itself to agents: its own key, or a certificate that a person gave.
+"""How the relay proves itself: a key, a chain, and the TLS contexts that show them.
 
-Both carriers show the same: TLS on TCP through `context`, QUIC through `key`
-and `chain`.
+Every listener shows the same: TLS on TCP for agents through `context`, QUIC
+through `leaf`, and the visitors of the relay's own names through
+`page`.  Contexts are frozen by their first connection, so credentials are a
+value: a new certificate is a new value, handed out by `certificate`.
+
+Whatever the certificate, the key decides who the relay is (`relay_id`): that
+is what agents pin and remember.  So a self-signed certificate and those of a
+public authority have the same key, the relay's own, and the id stays; only the
+files of a person (`tls_cert`) bring a key of theirs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from datetime import datetime
+from enum import StrEnum
+from typing import Final, final
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from OpenSSL import SSL
 
-from trunnel.clock import utc_now
-from trunnel.errors import ConfigError
-from trunnel.identity.contexts import ServerKey, link_server_context
-from trunnel.identity.files import read_guarded
+from trunnel.errors import ConfigError, RemoteProtocolError
+from trunnel.identity.certstore import Leaf, read_pem_pair
+from trunnel.identity.contexts import link_server_context, visitor_context
 from trunnel.identity.keys import IdentityKey, id_of, link_certificate
+from trunnel.identity.leaf import leaf_of
 from trunnel.names import KeyId
-from trunnel.settings import limits
 from trunnel.settings.relay import RelaySettings
 from trunnel.transports.alpn import LINK_ALPN_H2, LINK_ALPN_YAMUX
+
+HTTP_ALPN: Final = b"http/1.1"
+"""What the page of the relay's own names speaks (RFC 7301 §6)."""
+
+
+@final
+class Source(StrEnum):
+    """Where a certificate comes from; the word in logs."""
+
+    SELF_SIGNED = "self-signed"
+    FILES = "files"
+    """Of a person: `tls_cert` and `tls_key`."""
+    ACME = "acme"
 
 
 @final
@@ -32,48 +51,62 @@ class RelayCredentials:
 
     relay_id: KeyId
     """Id of the key that agents pin."""
-    key: ServerKey
-    """The private key."""
-    chain: tuple[x509.Certificate, ...]
-    """The leaf first."""
+    leaf: Leaf
+    """Key and chain."""
+    source: Source
+    """Where they come from."""
     context: SSL.Context
     """For agents on TCP; offers every transport that there is."""
+    page: SSL.Context
+    """For visitors of the relay's own names."""
 
 
-def load_credentials(settings: RelaySettings) -> RelayCredentials:
-    """Load what the settings name, or the relay's own key, which is made at the first start.
+def credentials_of(leaf: Leaf, source: Source) -> RelayCredentials:
+    """Return what shows *leaf*.
 
     Raises:
-        ConfigError: A file is missing or unusable.
+        ConfigError: TLS cannot use it.
     """
-    if settings.tls_cert is not None:
-        key, chain = _load_pem(settings)
-        return _credentials(id_of(chain[0]), key, chain)
-    identity = IdentityKey.load_or_create(settings.key_path)
-    names = [suffix.value for suffix in settings.domain_suffixes]
+    try:
+        return RelayCredentials(
+            relay_id=id_of(leaf.chain[0]),
+            leaf=leaf,
+            source=source,
+            context=link_server_context(leaf.private_key, leaf.chain, alpn=[LINK_ALPN_H2, LINK_ALPN_YAMUX]),
+            page=visitor_context(leaf, alpn=[HTTP_ALPN]),
+        )
+    except (SSL.Error, ValueError, RemoteProtocolError) as exc:
+        raise ConfigError("relay.tls_cert", f"TLS cannot use the certificate in {leaf.path}: {exc}") from exc
+
+
+def self_signed(settings: RelaySettings, identity: IdentityKey, *, now: datetime) -> RelayCredentials:
+    """Return a new certificate of the relay's own key, for its suffixes, its own names and its addresses."""
+    names = [name.value for name in (*settings.domain_suffixes, *settings.acme_domains)]
     names += [address for address in settings.bind_addrs if address not in ("0.0.0.0", "::")]  # noqa: S104
-    certificate = link_certificate(identity, now=utc_now(), names=names)
-    return _credentials(identity.key_id, identity.private_key, [certificate])
+    certificate = link_certificate(identity, now=now, names=names)
+    return credentials_of(leaf_of(identity.private_key, (certificate,), settings.key_path), Source.SELF_SIGNED)
 
 
-def _credentials(relay_id: KeyId, key: ServerKey, chain: list[x509.Certificate]) -> RelayCredentials:
-    context = link_server_context(key, chain, alpn=[LINK_ALPN_H2, LINK_ALPN_YAMUX])
-    return RelayCredentials(relay_id=relay_id, key=key, chain=tuple(chain), context=context)
+def given(settings: RelaySettings) -> RelayCredentials:
+    """Return what a person gave: the files `tls_cert` and `tls_key`.
 
-
-def _load_pem(settings: RelaySettings) -> tuple[ServerKey, list[x509.Certificate]]:
-    """Load the certificate chain and key that a person gave."""
+    Raises:
+        ConfigError: A file is missing or unusable, or the key is another certificate's.
+    """
     if settings.tls_cert is None or settings.tls_key is None:
         raise AssertionError("asked for only when both are set")
-    pem = read_guarded(settings.tls_cert, limit=limits.KEY_FILE_MAX, secret=False)
-    key_pem = read_guarded(settings.tls_key, limit=limits.KEY_FILE_MAX, secret=True)
-    if pem is None or key_pem is None:
-        raise ConfigError("relay.tls_cert", f"{settings.tls_cert} or {settings.tls_key} is missing")
     try:
-        chain = x509.load_pem_x509_certificates(pem)
-        key = serialization.load_pem_private_key(key_pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
-        raise ConfigError("relay.tls_cert", f"no certificate chain and key in PEM form: {exc}") from exc
-    if key.public_key() != chain[0].public_key():
-        raise ConfigError("relay.tls_key", f"{settings.tls_key} is not the key of {settings.tls_cert}")
-    return key, chain  # type: ignore[return-value]
+        leaf = read_pem_pair(settings.tls_cert, settings.tls_key)
+    except ConfigError as exc:
+        raise ConfigError("relay.tls_cert", exc.reason) from exc
+    return credentials_of(leaf, Source.FILES)
+
+
+def require_issuable(identity: IdentityKey) -> None:
+    """Raise ConfigError unless authorities certify keys like that of *identity*."""
+    if isinstance(identity.private_key, ed25519.Ed25519PrivateKey):
+        raise ConfigError(
+            "relay.acme_domain",
+            f"{identity.path} is an Ed25519 key, which public certificate authorities do not certify: "
+            "take an ECDSA P-256 key (agents that have pinned the old one must be told), or give tls_cert",
+        )

@@ -93,6 +93,10 @@ class Listener(Protocol):
         """Whether it was closed."""
         ...
 
+    def fileno(self) -> int:
+        """Return the descriptor, for another process."""
+        ...
+
     def close(self) -> None:
         """Stop listening.  Idempotent."""
         ...
@@ -113,6 +117,10 @@ class Entrance:
 
     listener: Listener
     roles: frozenset[Role] = ALL_ROLES
+    name: str = "port"
+    """Which of the relay's ports it is (`entrances`)."""
+    supervised: bool = False
+    """Whether a supervisor has made the socket."""
 
 
 @final
@@ -222,6 +230,8 @@ class _Ingress:
             try:
                 accepted = self._listener.accept_nowait()
             except OSError as exc:
+                if self._listener.closed:  # since we were woken
+                    return True
                 if exc.errno in _OF_ONE_CONNECTION:
                     continue
                 self._report_accept_error(exc)

@@ -25,7 +25,7 @@ import trio
 
 from trunnel.errors import RemoteProtocolError
 from trunnel.relay.admission import Admission, Refuse
-from trunnel.relay.lots import Lots
+from trunnel.relay.lots import Lot, Lots
 from trunnel.relay.throttle import Throttle
 from trunnel.settings import limits
 from trunnel.streams.sockets import abort_socket
@@ -53,7 +53,6 @@ class DataDoor:
     def __init__(self, lots: Lots, admission: Admission) -> None:
         self._lots = lots
         self._admission = admission
-        self._relay = relay_digest(lots.relay_id)
         self._failures = Throttle(limits.LOG_PER_PEER)
         self.draining = False
         """Whether data connections are refused because the relay stops."""
@@ -98,8 +97,8 @@ class DataDoor:
 
     async def _park(self, arrival: Arrival, *, scarce: bool) -> bool:
         preface = await direct.read_preface(arrival.stream, prefix=arrival.consumed)
-        refusal = self._refusal(preface, scarce=scarce)
         lot = self._lots.find(preface.session)
+        refusal = self._refusal(preface, lot, scarce=scarce)
         if refusal or lot is None:
             refusal = refusal or Refusal.UNKNOWN_SESSION
             self._note(arrival, refusal.reason)
@@ -107,9 +106,10 @@ class DataDoor:
             return False
         return lot.park(await direct.admit(arrival.stream, preface, lot.terms))
 
-    def _refusal(self, preface: Preface, *, scarce: bool) -> Refusal:
-        """Return why *preface* is refused, whatever its session."""
-        if preface.relay != self._relay:
+    def _refusal(self, preface: Preface, lot: Lot | None, *, scarce: bool) -> Refusal:
+        """Return why *preface* is refused although *lot* may be its session's."""
+        ours = relay_digest(self._lots.relay_id) if lot is None else lot.terms.relay_digest
+        if preface.relay != ours:
             return Refusal.WRONG_RELAY
         if self.draining:
             return Refusal.DRAINING

@@ -11,11 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
+from cryptography import x509
 
 from trunnel.errors import ErrorCode, RemoteProtocolError
 from trunnel.identity.keys import extension_of, id_of
+from trunnel.names import KeyId
 from trunnel.relay.admission import Admission, Admit, Ticket
 from trunnel.relay.agents import AgentDoor
+from trunnel.relay.certificate import RelayCertificate
 from trunnel.relay.credentials import RelayCredentials
 from trunnel.streams.udp import UdpSocket
 from trunnel.transports.base import Peer
@@ -28,9 +31,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+def _shown_on(carrier: QuicCarrier) -> KeyId:
+    """Return the relay's id by the certificate that it showed on *carrier*."""
+    shown: x509.Certificate = carrier.link.connection.configuration.certificate
+    return id_of(shown)
+
+
 async def serve_agents_on_quic(
     sockets: Sequence[UdpSocket],
-    credentials: RelayCredentials,
+    certificate: RelayCertificate,
     door: AgentDoor,
     admission: Admission,
     wait_drain: Callable[[], Awaitable[None]],
@@ -42,6 +51,9 @@ async def serve_agents_on_quic(
     from trunnel.transports.quic import open_quic_session
     from trunnel.transports.quic_configuration import QuicCredentials
     from trunnel.transports.quic_endpoint import serve_quic
+
+    def shown(credentials: RelayCredentials) -> QuicCredentials:
+        return QuicCredentials(private_key=credentials.leaf.private_key, chain=credentials.leaf.chain)
 
     def admit(host: str) -> Ticket | None:
         decision = admission.admit_handshake(host)
@@ -58,7 +70,7 @@ async def serve_agents_on_quic(
             try:
                 peer = Peer(key_id=id_of(leaf), address=str(Address(*carrier.address)), extension=extension_of(leaf))
                 async with open_quic_session(carrier, peer) as link:
-                    await door.greet(link, decision.ticket)
+                    await door.greet(link, decision.ticket, _shown_on(carrier))
             except RemoteProtocolError as exc:
                 logger.warning("agent_handshake_failed", extra={"peer": carrier.address[0], "reason": exc.reason})
                 carrier.abort(exc.reason, code=ErrorCode.PROTOCOL_ERROR)
@@ -69,11 +81,12 @@ async def serve_agents_on_quic(
         run = partial(
             serve_quic,
             sockets,
-            QuicCredentials(private_key=credentials.key, chain=credentials.chain),
+            shown(certificate.current),
             serve=serve,
             admit=admit,
             window_max=door.window_max,
         )
         endpoint: QuicEndpoint = await nursery.start(run)
-        await wait_drain()
+        with certificate.followed(lambda credentials: endpoint.present(shown(credentials))):
+            await wait_drain()
         endpoint.close()

@@ -51,6 +51,8 @@ class RouteTable(Generic[Owner]):
         self._load = load
         self._routes: dict[Hostname, dict[Owner, bool]] = {}  # owners in turn, and whether each shares
         self._names: dict[Owner, tuple[Hostname, ...]] = {}
+        self.on_claim: Callable[[tuple[Hostname, ...]], None] | None = None
+        """Called with names that have an owner now."""
 
     def __len__(self) -> int:
         return len(self._routes)
@@ -77,6 +79,8 @@ class RouteTable(Generic[Owner]):
             self._routes.setdefault(name, {})[owner] = share
         if wanted:
             self._names[owner] = tuple(dict.fromkeys((*self._names.get(owner, ()), *wanted)))
+            if self.on_claim is not None:
+                self.on_claim(wanted)
         return Claimed(wanted)
 
     def release(self, owner: Owner) -> None:

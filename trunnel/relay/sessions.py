@@ -17,7 +17,7 @@ Rules for a key that connects again (CONS-02):
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import final
 
@@ -25,7 +25,9 @@ import trio
 
 from trunnel.errors import LocalProtocolError, RejectCode
 from trunnel.names import Hostname, KeyId
+from trunnel.relay.applicants import AuthorizationHook
 from trunnel.relay.authorized import AuthorizedAgent, AuthorizedAgents
+from trunnel.relay.hostnames import NameRules, Standing, standings
 from trunnel.relay.lots import Lot
 from trunnel.relay.routing import Conflict, RouteTable
 from trunnel.settings import limits
@@ -54,6 +56,8 @@ class AgentSession:
 
     def __init__(self, *, session_id: str, link: PooledSession, hello: control.Hello, nursery: trio.Nursery) -> None:
         self.session_id = session_id
+        self.granted: AuthorizedAgent | None = None
+        """What the authorisation hook has given this session; None: the list decides."""
         self.link = link
         """The carriers as one; visitors' streams are opened on it."""
         self.channels: dict[Session, ControlStream] = {}
@@ -65,6 +69,8 @@ class AgentSession:
         """Where its data connections are parked; None if it has none."""
         self.key_id: KeyId = link.peer.key_id
         self.label = ""
+        self.hostnames: dict[Hostname, Standing] = {}
+        """The names of its own that it asks for, and how each stands; `claims` looks after them."""
         self.alone_since = trio.current_time()
         """When it lost its last carrier, if it has none."""
         self.over = False
@@ -80,6 +86,11 @@ class AgentSession:
         """Bounds how long visitors may go on once the session is retired."""
         self._idle = trio.Event()
         self._idle.set()
+
+    @property
+    def serves(self) -> bool:
+        """Whether it may be given names and visitors: it is neither retired nor over."""
+        return self.farewell is None and not self.over
 
     @property
     def load(self) -> float:
@@ -130,8 +141,23 @@ class AgentSession:
 class Sessions:
     """Every attached agent of a relay."""
 
-    def __init__(self, suffixes: Iterable[Hostname], *, open_to_all: bool, agents_max: int) -> None:
+    def __init__(
+        self,
+        suffixes: Iterable[Hostname],
+        *,
+        open_to_all: bool,
+        agents_max: int,
+        reserved: Container[Hostname] = frozenset(),
+        own_names: bool = True,
+        hook: AuthorizationHook | None = None,
+    ) -> None:
         self._suffixes = tuple(suffixes)
+        self.reserved = reserved
+        """The relay's own names: no agent has one."""
+        self.rules = NameRules(suffixes=self._suffixes, reserved=reserved, allowed=own_names)
+        """Which names agents may bring."""
+        self.hook = hook
+        """Judges agents before the list is asked."""
         self._open = open_to_all
         self._agents_max = agents_max
         self._sessions: dict[KeyId, list[AgentSession]] = {}
@@ -155,16 +181,37 @@ class Sessions:
             return AuthorizedAgent(key_id=key_id)
         return entry
 
-    def refusal(self, key_id: KeyId, hello: control.Hello) -> control.Rejected | None:
-        """Return why an agent or one more carrier may not attach, or None.  One that replaces another needs no room."""
-        if self.entry(key_id) is None:
+    def entry_of(self, session: AgentSession) -> AuthorizedAgent | None:
+        """Return what a session has been given, or what the list says of its key."""
+        return session.granted or self.entry(session.key_id)
+
+    def refusal(
+        self, key_id: KeyId, hello: control.Hello, granted: AuthorizedAgent | None = None
+    ) -> control.Rejected | None:
+        """Return why an agent or one more carrier may not attach, or None.  One that replaces another needs no room.
+
+        Args:
+            key_id: Its key.
+            hello: What it says.
+            granted: What the authorisation hook gives it, whatever the list says.
+        """
+        joined = self.joined(key_id, hello)
+        if joined is not None and joined.granted is not None:
+            return _refusal_to_join(joined, alone=hello.alone)
+        entry = granted or self.entry(key_id)
+        if entry is None:
             return control.Rejected(
                 RejectCode.UNAUTHORIZED,
                 f"this relay does not know the key; its operator lets it in with: trunnel authorize {key_id}",
             )
-        joined = self.joined(key_id, hello)
         if joined is not None:
             return _refusal_to_join(joined, alone=hello.alone)
+        if hello.session is not None and not hello.alone:  # it has other carriers: at the relay before us
+            return control.Rejected(RejectCode.NO_SESSION, "this process of the relay does not have the session")
+        return self._no_room(key_id, hello) or self._conflict(entry)
+
+    def _no_room(self, key_id: KeyId, hello: control.Hello) -> control.Rejected | None:
+        """Return why there is no room for a new session."""
         group = self._sessions.get(key_id, [])
         if len(group) >= limits.SHARES_PER_KEY:
             reason = f"{len(group)} agents share this key already"
@@ -174,14 +221,22 @@ class Sessions:
             return control.Rejected(RejectCode.OVERLOADED, "the relay has all the agents it takes", limits.BACKOFF_CAP)
         return None
 
+    def _conflict(self, entry: AuthorizedAgent) -> control.Rejected | None:
+        """Return why an agent cannot have its names: lists have each once, hooks may say anything."""
+        for name in self.names_of(entry):
+            if any(owner.key_id != entry.key_id for owner in self.routes.owners(name)):
+                return control.Rejected(RejectCode.NAME_TAKEN, f"another agent has the name {name}")
+        return None
+
     def names_of(self, entry: AuthorizedAgent) -> tuple[Hostname, ...]:
         """Return the public names of an agent: its id and its given names under every suffix.
 
-        At most `CONTROL_ENDPOINTS_MAX`: an agent serves only what it can be told of.
+        None that is the relay's own.  At most `CONTROL_ENDPOINTS_MAX`: an agent serves only what it can be told of.
         """
         labels = (entry.key_id.value, *entry.names)
-        names = tuple(suffix.under(str(label)) for suffix in self._suffixes for label in labels)
-        return names[: limits.CONTROL_ENDPOINTS_MAX]
+        names = [suffix.under(str(label)) for suffix in self._suffixes for label in labels]
+        names = [name for name in names if name not in self.reserved]
+        return tuple(names)[: limits.CONTROL_ENDPOINTS_MAX]
 
     def joined(self, key_id: KeyId, hello: control.Hello) -> AgentSession | None:
         """Return the session that *hello* joins with one more carrier, or None if it asks for a new one."""
@@ -192,10 +247,11 @@ class Sessions:
 
     def attach(self, session: AgentSession) -> None:
         """Take a welcomed agent in, and retire those that it replaces."""
-        entry = self.entry(session.key_id)
+        entry = self.entry_of(session)
         if entry is None:
             raise LocalProtocolError("attach follows refusal")
         session.label = entry.label
+        session.hostnames = self._standings(session)
         for older in self._sessions.get(session.key_id, []):
             if older.hello.instance == session.hello.instance:
                 self.routes.release(older)
@@ -203,11 +259,19 @@ class Sessions:
             elif not _serve_beside(older.hello, session.hello):
                 self.routes.release(older)
                 older.retire(_replaced_by(session))
-        claimed = self.routes.claim(self.names_of(entry), session, share=session.hello.share)
+        inherited = [standing.name for standing in session.hostnames.values() if standing.held]
+        names = (*self.names_of(entry), *inherited)
+        claimed = self.routes.claim(names, session, share=session.hello.share)
         if isinstance(claimed, Conflict):
             raise LocalProtocolError(f"{claimed.name} has another owner")
         self._sessions.setdefault(session.key_id, []).append(session)
         self._count += 1
+
+    def _standings(self, session: AgentSession) -> dict[Hostname, Standing]:
+        """Return the names of its own that a new session asks for; those that its key has now it has at once."""
+        group = self._sessions.get(session.key_id, [])
+        held = {name for other in group for name in self.routes.names(other) if not self.rules.is_given(name)}
+        return standings(session.hello.hostnames, self.rules, inherited=held, now=trio.current_time())
 
     def detach(self, session: AgentSession) -> None:
         """Forget an agent whose session has ended."""
@@ -229,17 +293,20 @@ class Sessions:
         self.authorized = authorized
         changed: list[tuple[AgentSession, AuthorizedAgent]] = []
         for session in self.all():
-            entry = self.entry(session.key_id)
+            entry = self.entry_of(session)
             if entry is None:
                 self.routes.release(session)
                 session.retire(Farewell(reason="revoked", message=_REVOKED))
             elif session.farewell is None:
                 session.label = entry.label
-                if set(self.routes.names(session)) != set(self.names_of(entry)):
-                    self.routes.release(session)
+                given = [name for name in self.routes.names(session) if self.rules.is_given(name)]
+                if set(given) != set(self.names_of(entry)):
+                    for name in given:
+                        self.routes.release_name(name, session)
                     changed.append((session, entry))
         for session, entry in changed:  # after every release: a name may go from one agent to another
-            self.routes.claim(self.names_of(entry), session, share=session.hello.share)
+            for name in self.names_of(entry):  # one by one: what a hook has given to somebody stays theirs
+                self.routes.claim([name], session, share=session.hello.share)
         return [session for session, _ in changed]
 
     async def wait_empty(self) -> None:

@@ -8,7 +8,12 @@ until both sides have ended:
     a data connection, parked or soon to be (`taking`)     where the session has them
     a stream in the session                                else, for challenges, and when that failed
 
-Nobody is led to a default tenant: a name without an owner gets a TLS alert.
+A challenge (`acme-tls/1`) goes to the owner of its name only, always inside the
+session, and for a name of the agent's own only after DNS has said once more
+that it is that agent's (`claims`); all of it within `CHALLENGE_TIMEOUT`.
+
+Nobody is led to a default tenant: a name without an owner gets a TLS alert,
+after a takeover not before its agent had the time to come (`holding`).
 Which name is used for routing is the name in the preface, read once (SEC-09).
 
 A visitor that has arrived may stay for hours: its task then keeps what the
@@ -18,8 +23,9 @@ closing record needs, and nothing of its hello.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final, final
 
 import trio
@@ -30,6 +36,7 @@ from trunnel.names import Hostname
 from trunnel.pump import Workers, pump
 from trunnel.relay.admission import Admission, Admit, Refuse, Ticket
 from trunnel.relay.farewell import bid_farewell
+from trunnel.relay.holding import Hold
 from trunnel.relay.ingress import Arrival, Role
 from trunnel.relay.sessions import AgentSession, Sessions
 from trunnel.relay.taking import take
@@ -143,9 +150,14 @@ class VisitorDoor:
         self._sessions = sessions
         self._admission = admission
         self._workers = workers
+        self.confirm: Callable[[Hostname, AgentSession], Awaitable[bool]] = self._is_given
+        """Whether a challenge for a name may be passed on to a session (`Claims.confirm`)."""
         self._on_event = on_event
         self._refused = refused
+        self.hold: Hold | None = None
+        """Where visitors wait whose agents have yet to come, after a takeover."""
         self._streams_max = settings.streams_per_session
+        self._held_max = min(self._streams_max, limits.TAKEOVER_VISITORS)
         self._visitor_limits = CopyLimits(
             first_byte=settings.first_byte_timeout,
             idle=settings.idle_timeout,
@@ -166,6 +178,8 @@ class VisitorDoor:
         Returns once the visitor is in its session's nursery, or turned away.
         """
         name = hello.server_name
+        if name is not None and self.hold is not None:
+            await self._hold(self.hold, arrival, name)
         session = None if name is None else self._sessions.routes.lookup(name)
         if name is None or session is None:
             self._refused(arrival, "unknown-name")
@@ -181,13 +195,30 @@ class VisitorDoor:
         session.enter()
         session.nursery.start_soon(self._serve, session, visit)
 
+    async def _hold(self, hold: Hold, arrival: Arrival, name: Hostname) -> None:
+        """Let a visitor wait for the owner of its name, who is about to come; it counts as a visitor meanwhile."""
+
+        def owners() -> tuple[AgentSession, ...]:
+            return self._sessions.routes.owners(name)
+
+        def has_room() -> bool:
+            return any(owner.visitors < self._held_max for owner in owners())
+
+        if has_room() or hold.over:
+            return
+        decision = self._admission.admit_visitor(arrival.peer[0])
+        if isinstance(decision, Admit):
+            with decision.ticket:
+                await hold.wait_owner(name, is_owned=lambda: bool(owners()), has_room=has_room)
+
     def _admit(self, arrival: Arrival, name: Hostname, session: AgentSession) -> tuple[Ticket, ...] | str:
         """Return the visitor's tickets, or the word for why it is refused."""
         if session.visitors >= self._streams_max:
             return "streams-per-session"
-        decisions = [self._admission.admit_visitor(arrival.peer[0])]
+        host = arrival.peer[0]
+        decisions = [self._admission.admit_visitor(host)]
         if arrival.role is Role.CHALLENGES:
-            decisions.append(self._admission.admit_challenge(name))
+            decisions.append(self._admission.admit_challenge(name, host))
         tickets = tuple(decision.ticket for decision in decisions if isinstance(decision, Admit))
         for decision in decisions:
             if isinstance(decision, Refuse):
@@ -210,8 +241,12 @@ class VisitorDoor:
                 ticket.release()
 
     async def _carry(self, session: AgentSession, visit: _Visit) -> None:
-        copy_limits = self._challenge_limits if visit.is_challenge else self._visitor_limits
-        road = await self._reach(session, visit, patience=copy_limits.first_byte)
+        copy_limits = self._visitor_limits
+        if visit.is_challenge:
+            road = await self._reach_challenged(session, visit)
+            copy_limits = replace(self._challenge_limits, total=_time_left(visit))
+        else:
+            road = await self._reach(session, visit, patience=copy_limits.first_byte)
         if isinstance(road, bytes):
             await bid_farewell(visit.arrival.stream, road)
             return
@@ -224,6 +259,18 @@ class VisitorDoor:
         finally:
             session.on_direct -= on_direct
             self._on_event(visit.closed())
+
+    async def _is_given(self, name: Hostname, session: AgentSession) -> bool:  # noqa: ARG002 - as `Claims.confirm`
+        """Without claims there are only names under the suffixes."""
+        return self._sessions.rules.is_given(name)
+
+    async def _reach_challenged(self, session: AgentSession, visit: _Visit) -> Stream | trio.SocketStream | bytes:
+        """Return the road of a challenge, as `_reach` does, if its name is the session's beyond doubt."""
+        with trio.move_on_after(_time_left(visit)):
+            if await self.confirm(visit.name, session):
+                return await self._reach(session, visit, patience=_time_left(visit))
+        self._refused(visit.arrival, "name-not-proven")
+        return _UNKNOWN
 
     async def _reach(
         self, session: AgentSession, visit: _Visit, *, patience: float
@@ -244,3 +291,8 @@ class VisitorDoor:
                 return await open_visit(session, header + visit.first, timeout=patience)
         self._refused(visit.arrival, "agent-lost")
         return _UNAVAILABLE
+
+
+def _time_left(visit: _Visit) -> float:
+    """Return the seconds that a challenge still has."""
+    return max(visit.opened + limits.CHALLENGE_TIMEOUT - trio.current_time(), limits.CHALLENGE_TIME_MIN)
