@@ -32,11 +32,15 @@ hypothesis.settings.load_profile(os.environ.get("TRUNNEL_HYPOTHESIS", "fast"))
 # --- no network ------------------------------------------------------------------------------
 
 
+def _text_of(host: object) -> str:
+    return host.decode("ascii", "replace") if isinstance(host, bytes) else str(host)
+
+
 def is_loopback(host: object) -> bool:
     """Whether *host* (None: this machine) is an address or name that stays on this machine."""
     if host is None:
         return True
-    name = host.decode("ascii", "replace") if isinstance(host, bytes) else str(host)
+    name = _text_of(host)
     try:
         address = ipaddress.ip_address(name.partition("%")[0])
     except ValueError:
@@ -46,7 +50,7 @@ def is_loopback(host: object) -> bool:
 
 def _is_address(host: object) -> bool:
     try:
-        ipaddress.ip_address(str(host))
+        ipaddress.ip_address(_text_of(host))
     except ValueError:
         return False
     return True

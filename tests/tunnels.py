@@ -7,14 +7,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import trio
 import trio.testing
 from OpenSSL import SSL
 
 import trunnel
-from trunnel.agent.agent import Agent
+from trunnel.agent.exposure import Exposure
 from trunnel.agent.runner import run_agent
 from trunnel.events import Event
 from trunnel.names import Hostname
@@ -67,11 +67,11 @@ class House:
 
     async def expose(
         self, origin: trunnel.StreamHandler | trunnel.Target, key: str = "default", **options: object
-    ) -> tuple[Agent, Log]:
+    ) -> tuple[Exposure, Log]:
         """Run an agent in the house's nursery; returns once it is ready."""
         log = Log()
         settings = self.agent_settings(key, **options)
-        agent: Agent = await self.nursery.start(partial(run_agent, origin, settings, on_event=log))
+        agent: Exposure = await self.nursery.start(partial(run_agent, origin, settings, on_event=log))
         with trio.fail_after(PATIENCE):
             await agent.ready.wait()
         return agent, log
@@ -148,11 +148,14 @@ async def until(condition: Callable[[], object]) -> None:
 
 @asynccontextmanager
 async def house(folder: Path, **options: object) -> AsyncIterator[House]:
-    """Run a relay on loopback; everything in it ends with the body."""
+    """Run a relay on loopback with these settings, and perhaps `authorize`; everything in it ends with the body."""
+    authorize = cast("trunnel.AuthorizationHook | None", options.pop("authorize", None))
     options.setdefault("bind_addrs", ("127.0.0.1",))
     settings = trunnel.RelaySettings(state_dir=folder / "relay", api_port=0, pub_port=0, **options)  # type: ignore[arg-type]
     log = Log()
     async with trio.open_nursery() as nursery:
-        relay: trunnel.BoundRelay = await nursery.start(partial(trunnel.serve_relay, settings, on_event=log))
+        relay: trunnel.BoundRelay = await nursery.start(
+            partial(trunnel.serve_relay, settings, authorize=authorize, on_event=log)
+        )
         yield House(relay, log, folder, nursery, settings)
         nursery.cancel_scope.cancel()

@@ -26,7 +26,7 @@ from trunnel.events import Event, StreamClosed
 from trunnel.names import Target
 from trunnel.pump import Workers, open_workers
 from trunnel.pump.employed import Employed
-from trunnel.pump.leaf import encode_leaf
+from trunnel.pump.leaf import encode_leaves
 from trunnel.streams.abort import abort_stream
 from trunnel.streams.tls import TlsStream
 from trunnel.transports.direct import DirectLink, offer, wait_taken
@@ -125,7 +125,7 @@ async def crew(way: str = "worker", count: int = 1) -> AsyncIterator[Workers | N
         yield None
         return
     async with open_workers(count, ends_tls=True) as workers:
-        workers.show(encode_leaf(a_leaf(), ALPN))
+        workers.show(encode_leaves([a_leaf()], ALPN))
         yield workers
 
 

@@ -44,7 +44,7 @@ def a_leaf(number: int = 0) -> Leaf:
 
 def terminator(*alpn: bytes) -> Terminator:
     """Return what ends visitors' TLS; `http/1.1` unless told otherwise."""
-    return Terminator(a_leaf(), alpn=alpn or (b"http/1.1",))
+    return Terminator([a_leaf()], alpn=alpn or (b"http/1.1",))
 
 
 @dataclass

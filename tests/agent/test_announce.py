@@ -31,6 +31,7 @@ class Voice:
         self.announcer = Announcer("relay:443", settings, key_id=IDENTITY.key_id, served=served)
         self.session = SimpleNamespace(
             endpoints=tuple(endpoints("a.example", "b.example")),
+            refused=(),
             link=SimpleNamespace(peer=SimpleNamespace(key_id=KEY)),
             welcome=SimpleNamespace(session="s1", public_port=443),
         )
@@ -96,6 +97,16 @@ def test_changed_addresses_are_told_once(voice: Voice) -> None:
     for _ in range(2):
         voice.announcer.changed_addresses(voice.attachment)
     assert voice.kinds() == ["ready"]
+
+
+def test_of_several_addresses_only_those_that_changed_are_told(voice: Voice) -> None:
+    voice.kinds()
+    voice.session.endpoints = tuple(endpoints("a.example", "b.example", "c.example"))
+    voice.announcer.changed_addresses(voice.attachment)
+    (told,) = voice.said
+    assert isinstance(told, Ready)
+    assert told.hostname == "c.example"
+    assert len(voice.announcer.ready_events) == 3
 
 
 def test_a_session_without_addresses_keeps_what_was_shown(voice: Voice) -> None:

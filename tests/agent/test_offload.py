@@ -20,7 +20,7 @@ from tests.agent.offloading import (
 from tests.agent.stage import NAME, VISITOR, a_leaf, echo, origin_of
 from tests.streams.bench import read_to_end
 from tests.tunnels import greet, house, until
-from trunnel.agent.agent import Agent
+from trunnel.agent.exposure import Exposure
 from trunnel.agent.origin import Origin
 from trunnel.agent.visit import Visits
 from trunnel.agent.visitor import VisitorInfo
@@ -264,7 +264,7 @@ async def test_who_has_no_use_for_workers_starts_none(why: str, tmp_path: Path) 
         assert workers_of(agent).employed == ()
 
 
-def workers_of(agent: Agent) -> Workers:
-    """Return an agent's workers."""
-    assert agent._served.workers is not None
-    return agent._served.workers
+def workers_of(agent: Exposure) -> Workers:
+    """Return the workers of the first endpoint."""
+    assert agent.first._served.workers is not None
+    return agent.first._served.workers

@@ -13,6 +13,7 @@ import trio.testing
 
 from tests.tunnels import PATIENCE, Gate, House, Log, greet, house, read_to_end, until
 from trunnel.agent.agent import Agent
+from trunnel.agent.exposure import Exposure
 from trunnel.events import Connected, DataPath, Disconnected, Ready, SessionEnded, StreamClosed
 from trunnel.identity.keys import IdentityKey
 from trunnel.settings import limits
@@ -28,12 +29,12 @@ async def echo(stream: trio.abc.HalfCloseableStream, visitor: object) -> None:
         await stream.send_all(chunk)
 
 
-def name_of(agent: Agent) -> str:
+def name_of(agent: Exposure) -> str:
     """Return the agent's public name."""
     return f"{agent.key.key_id}.localhost"
 
 
-async def settled(agent: Agent, path: str = "direct") -> None:
+async def settled(agent: Agent | Exposure, path: str = "direct") -> None:
     """Wait until visitors' bytes take *path*."""
     await until(lambda: agent.supervisors[0].road.path == path)
 
@@ -48,7 +49,7 @@ async def say(visitor: TlsStream, word: bytes) -> bytes:
         return heard
 
 
-def lose_carriers(agent: Agent) -> None:
+def lose_carriers(agent: Exposure) -> None:
     """Break every carrier of the agent."""
     attachment = agent.supervisors[0].attachment
     assert attachment is not None
@@ -56,7 +57,7 @@ def lose_carriers(agent: Agent) -> None:
 
 
 @asynccontextmanager
-async def staying(home: House, agent: Agent, count: int) -> AsyncIterator[list[TlsStream]]:
+async def staying(home: House, agent: Exposure, count: int) -> AsyncIterator[list[TlsStream]]:
     """Have *count* visitors who stay, all on data connections; *agent* exposes `echo`."""
     found: list[TlsStream] = []
     try:
@@ -67,7 +68,7 @@ async def staying(home: House, agent: Agent, count: int) -> AsyncIterator[list[T
             visitor.abort()
 
 
-async def _come(home: House, agent: Agent, found: list[TlsStream], count: int) -> None:
+async def _come(home: House, agent: Exposure, found: list[TlsStream], count: int) -> None:
 
     async def come() -> None:
         visitor = await home.visit(name_of(agent))

@@ -106,7 +106,7 @@ async def test_a_new_leaf_is_shown_from_the_next_visitor_on() -> None:
     ends = terminator()
     async with origin_of(echo) as origin, stage(origin, terminator=ends) as play:
         before = await play.open_tls()
-        ends.replace_leaf(a_leaf(1))
+        ends.replace([a_leaf(1)])
         after = await play.open_tls()
         assert before.peer_certificates == a_leaf().chain
         assert after.peer_certificates == a_leaf(1).chain == ends.leaf.chain

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Final, final
 
 import trio
@@ -22,24 +23,27 @@ import trio
 from trunnel.agent.addresses import NetworkChange, watch_addresses
 from trunnel.agent.choices import Choices
 from trunnel.agent.dial import Dialler
+from trunnel.agent.joined import remember_joined
 from trunnel.agent.origin import Origin
 from trunnel.agent.reach import Reach
 from trunnel.agent.resolve import Resolver
 from trunnel.agent.road import wanted_of
 from trunnel.agent.served import Served
 from trunnel.agent.supervisor import Supervisor
+from trunnel.agent.verify import Ours, Verifier, why_not
 from trunnel.agent.visitor import StreamHandler
 from trunnel.agent.wake import Jump, watch_clock
 from trunnel.clock import utc_now
-from trunnel.errors import TrunnelError
-from trunnel.events import EventSink, Ready, Starting, Stopping
-from trunnel.identity.certstore import LeafStore
+from trunnel.errors import ConfigError, TrunnelError
+from trunnel.events import EventSink, Notice, Ready
+from trunnel.identity.certstore import LeafStore, leaf_proves
 from trunnel.identity.keys import IdentityKey, link_certificate
 from trunnel.identity.knownrelays import KnownRelays
 from trunnel.identity.trust import TrustPolicy
-from trunnel.names import Target
+from trunnel.names import Hostname, Target
 from trunnel.pump import Workers, open_workers
 from trunnel.settings.agent import AgentSettings, DataChoice
+from trunnel.settings.invitation import JoinString
 from trunnel.streams.nursery import bare_nursery
 from trunnel.version import VERSION
 from trunnel.wire import control
@@ -59,7 +63,8 @@ class Agent:
         """Set when the first visitor could come, by whichever relay."""
         self._settings = settings
         self._on_event = on_event
-        self._target = str(origin) if isinstance(origin, Target) else "this program"
+        self.target = str(origin) if isinstance(origin, Target) else "this program"
+        """What is exposed, for people."""
         self._drain_reason: str | None = None
         self._drain = trio.Event()
         self._served = served = Served(
@@ -84,7 +89,6 @@ class Agent:
         """Take no more visitors, let those that are there finish, then return from `run`.  Idempotent."""
         if self._drain_reason is None:
             self._drain_reason = reason
-            self._on_event(Stopping(reason=reason))
             self._drain.set()
 
     async def run(self) -> None:
@@ -95,11 +99,13 @@ class Agent:
 
         Cancellation: every visitor's stream is reset.
         """
-        self._on_event(Starting(agent_id=self.key.key_id.value, target=self._target))
         failures: list[TrunnelError] = []
         async with self._open_workers() as self._served.workers, bare_nursery() as nursery:
             nursery.start_soon(self._end_when_drained, nursery.cancel_scope)
             nursery.start_soon(watch_clock, self._woke)
+            nursery.start_soon(self._served.keep)
+            nursery.start_soon(self._keep_certificates)
+            nursery.start_soon(self._verify)
             async with trio.open_nursery() as supervising:
                 for supervisor in self.supervisors:
                     supervising.start_soon(self._supervise, supervisor, failures)
@@ -126,6 +132,17 @@ class Agent:
     async def _forward_ready(self, supervisor: Supervisor) -> None:
         await supervisor.ready.wait()
         self.ready.set()
+        if self._settings.invitation is not None:
+            await self._remember(self._settings.invitation)
+
+    async def _remember(self, invitation: JoinString) -> None:
+        """Write down which relay the invitation led to; without that the next start needs it again."""
+        text = f"joined {invitation.server}: from now on this key needs no --join and no --server"
+        try:
+            await trio.to_thread.run_sync(remember_joined, self._settings, invitation)
+        except ConfigError as exc:
+            text = f"joined {invitation.server}, but that could not be written down, so keep --join ({exc})"
+        self._on_event(Notice(code="joined", text=text))
 
     async def _end_when_drained(self, scope: trio.CancelScope) -> None:
         await self._drain.wait()
@@ -134,8 +151,56 @@ class Agent:
                 nursery.start_soon(supervisor.drain, self._settings.drain_grace, self._drain_reason or "")
         scope.cancel()
 
+    async def _keep_certificates(self) -> None:
+        """Have an authority's certificates for our names, if a person wants them."""
+        authority, settings = self._settings.authority, self._settings
+        if authority is None:
+            return
+        from trunnel.agent.certificates import Certificates, groups_of  # noqa: PLC0415 - what asks authorities is large
+
+        def groups() -> Sequence[Sequence[Hostname]]:
+            names = self._served.to_certify()
+            own = [name for name in names if name in settings.hostnames]
+            private = settings.acme_directory is not None
+            return groups_of([name for name in names if name not in own], own, private=private)
+
+        certificates = Certificates(
+            authority,
+            settings.state_dir / "issued" / self.key.key_id.short,
+            challenges=self._served.challenges,
+            show=self._served.show_issued,
+            attachments=lambda: [each.attachment for each in self.supervisors if each.attachment is not None],
+            on_event=self._on_event,
+        )
+        await certificates.run(groups, self._served.wait_changed)
+
+    async def _verify(self) -> None:
+        """Look from outside whether visitors are shown our key, if we can know that."""
+        settings, served = self._settings, self._served
+        if not settings.verify_every:
+            return
+        await self.ready.wait()
+        if reason := why_not(settings):
+            text = f"this agent does not check from outside which key visitors are shown: {reason}"
+            self._on_event(Notice(code="not-verified", text=text))
+            return
+        ours = Ours(
+            keys=served.keys_for,
+            vouched=partial(leaf_proves, key_id=self.key.key_id, spki=self.key.spki),
+            visits=served.own_visits,
+        )
+        verifier = Verifier(
+            lambda: self.ready_events,
+            ours,
+            every=settings.verify_every,
+            alpn=[name.encode("ascii") for name in settings.alpn],
+            on_event=self._on_event,
+        )
+        await verifier.run()
+
     def _woke(self, jump: Jump) -> None:
         del jump
+        self._served.time_jumped()
         for supervisor in self.supervisors:
             supervisor.woke()
 
@@ -162,6 +227,8 @@ def _hello(settings: AgentSettings) -> control.Hello:
         name=settings.name,
         where=control.printable(socket.gethostname()),
         data=wanted_of(settings),
+        hostnames=[name.value for name in settings.hostnames],
+        invitation="" if settings.invitation is None else settings.invitation.secret,
     )
 
 

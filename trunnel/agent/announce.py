@@ -11,8 +11,8 @@ from typing import final
 
 from trunnel.agent.attachment import Attachment
 from trunnel.agent.served import Served
-from trunnel.events import Connected, DataPath, EventSink, Notice, Ready
-from trunnel.names import KeyId
+from trunnel.events import Connected, DataPath, EventSink, NameRefused, Notice, Ready
+from trunnel.names import Hostname, KeyId
 from trunnel.settings.agent import AgentSettings
 from trunnel.wire import control
 
@@ -31,6 +31,7 @@ class Announcer:
         self._on_event: EventSink = served.on_event
         self._transport = ""  # what carries the session, as said last
         self._road: tuple[str, str] | None = None  # which, and why, as said last
+        self._refused: dict[str, str] = {}  # names of our own, and why, as said last
 
     def transport(self, attachment: Attachment, transport: str, why: str) -> None:
         """Tell which transport carries the session."""
@@ -56,19 +57,34 @@ class Announcer:
 
     def addresses(self, attachment: Attachment) -> None:
         """Tell every public address; visitors may come."""
+        self._refusals(attachment)
         wanted = self._settings.name
         if wanted is not None and not any(e.hostname.startswith(f"{wanted}.") for e in attachment.endpoints):
             command = f"trunnel authorize {self._key_id} --name {wanted}"
             text = f"the relay has not given this agent the name {wanted}; its operator does so with: {command}"
             self._on_event(Notice(code="name-not-given", text=text))
-        self.ready_events = self._events_of(attachment) or self.ready_events
-        for event in self.ready_events:
-            self._on_event(event)
+        self._tell(self._events_of(attachment), but=())
 
     def changed_addresses(self, attachment: Attachment) -> None:
-        """Tell every public address if one of them, or the certificate, is news."""
-        if self._events_of(attachment) != self.ready_events:
-            self.addresses(attachment)
+        """Tell those public addresses that are news, or whose certificate is; and refusals that are."""
+        self._refusals(attachment)
+        self._tell(self._events_of(attachment), but=self.ready_events)
+
+    def _tell(self, now: tuple[Ready, ...], *, but: tuple[Ready, ...]) -> None:
+        """Take note of the addresses that there are *now*, and tell those that were not said before."""
+        self.ready_events = now or self.ready_events
+        for event in now:
+            if event not in but:
+                self._on_event(event)
+
+    def _refusals(self, attachment: Attachment) -> None:
+        """Tell which names of our own the relay refuses, each once for each reason."""
+        for endpoint in attachment.endpoints:
+            self._refused.pop(endpoint.hostname, None)
+        for name in attachment.refused:
+            if self._refused.get(name.hostname) != name.reason:
+                self._refused[name.hostname] = name.reason
+                self._on_event(NameRefused(hostname=name.hostname, reason=name.reason, relay=self._relay))
 
     def in_order(self, attachment: Attachment) -> list[control.Endpoint]:
         """Return the endpoints, those first that the settings ask to show."""
@@ -83,18 +99,18 @@ class Announcer:
 
     def _events_of(self, attachment: Attachment) -> tuple[Ready, ...]:
         """Describe every public address, the one to show first."""
-        leaf = self._served.leaf
-        return tuple(
-            Ready(
-                url=endpoint.url,
-                hostname=endpoint.hostname,
-                port=attachment.welcome.public_port,
-                agent_id=self._key_id.value,
-                transport=self._transport,
-                data_path="" if self._road is None else self._road[0],
-                certificate=None if leaf is None else str(leaf.path),
-                fingerprint=None if leaf is None else leaf.fingerprint,
-                relay=self._relay,
-            )
-            for endpoint in self.in_order(attachment)
+        return tuple(self._event_of(endpoint, attachment) for endpoint in self.in_order(attachment))
+
+    def _event_of(self, endpoint: control.Endpoint, attachment: Attachment) -> Ready:
+        leaf = self._served.leaf_for(Hostname(endpoint.hostname))
+        return Ready(
+            url=endpoint.url,
+            hostname=endpoint.hostname,
+            port=attachment.welcome.public_port,
+            agent_id=self._key_id.value,
+            transport=self._transport,
+            data_path="" if self._road is None else self._road[0],
+            certificate=None if leaf is None else str(leaf.path),
+            fingerprint=None if leaf is None else leaf.fingerprint,
+            relay=self._relay,
         )

@@ -6,6 +6,10 @@
       → more carriers join the same session (`add`)
       → until the relay says goodbye, the last carrier is lost, or we drain
 
+A relay that drains may have another process beside it that accepts already: a
+carrier that was to join, and reaches that one, is refused (`no-session`).  Both
+are one message: this session goes on, and the next one is elsewhere.
+
 Each carrier runs in a task of its own (`_carry`) in the attachment's nursery;
 the visitors' tasks live in the nursery of whoever runs `serve_visitors`.
 """
@@ -23,8 +27,16 @@ import trio
 
 from trunnel.agent.dial import Carrier, open_carrier
 from trunnel.agent.forward import InSession, forward_stream
+from trunnel.agent.permission import Questions
 from trunnel.agent.visit import Forwarding, Visits
-from trunnel.errors import ErrorCode, LocalProtocolError, Rejected, RemoteProtocolError, SessionClosed
+from trunnel.errors import (
+    ErrorCode,
+    LocalProtocolError,
+    RejectCode,
+    Rejected,
+    RemoteProtocolError,
+    SessionClosed,
+)
 from trunnel.settings import limits
 from trunnel.streams.nursery import bare_nursery
 from trunnel.transports.base import Peer, Session, Stream
@@ -69,8 +81,12 @@ class Attachment:
         """Each carrier that lives, oldest first."""
         self.endpoints: tuple[control.Endpoint, ...] = ()
         """Our public addresses, as the relay said last."""
+        self.refused: tuple[control.RefusedName, ...] = ()
+        """The names of our own that it does not lead here, as it said last."""
         self.relay_drains = trio.Event()
-        """Set when the relay has said that it is about to stop."""
+        """Set when this session is to be the last of its relay's process."""
+        self.relay_grace = 0.0
+        """Seconds that visitors have from that moment on."""
         self.visits = Visits()
         """The visitors who are being served inside the session."""
         self._hello = hello
@@ -83,6 +99,8 @@ class Attachment:
         self._rejected: Rejected | None = None
         self._probes: dict[control.DataPath, _Probe] = {}  # the last on each road
         self._probes_sent = 0
+        self.questions = Questions(self._post)
+        """What this session's relay is asked before a certificate is ordered."""
 
     @property
     def welcome(self) -> control.Welcome:
@@ -102,7 +120,12 @@ class Attachment:
 
         Cancellation: the carrier is closed.
         """
-        await self._nursery.start(self._carry, carrier)
+        try:
+            await self._nursery.start(self._carry, carrier)
+        except Rejected as exc:
+            if exc.code is RejectCode.NO_SESSION:
+                self._relay_leaves(limits.TAKEOVER_GRACE, exc.reason)  # as a relay that was replaced would say
+            raise
 
     async def _carry(self, carrier: Carrier, task_status: trio.TaskStatus[None]) -> None:
         """Run one carrier to its end."""
@@ -129,7 +152,7 @@ class Attachment:
         """The first carrier says which session it comes back to, if any; later ones join the present one."""
         if self._welcome is None:
             return self._hello
-        return msgspec.structs.replace(self._hello, session=self._welcome.session, alone=False)
+        return msgspec.structs.replace(self._hello, session=self._welcome.session, alone=False, invitation="")
 
     def _take_welcome(self, welcome: control.Welcome) -> None:
         if self._welcome is not None and welcome.session != self._welcome.session:
@@ -240,28 +263,38 @@ class Attachment:
         channel, link = attached.channel, attached.link
         try:
             while True:
-                match await channel.receive():
-                    case control.Ping(id=number):
-                        channel.post(control.Pong(number))
-                    case control.Pong():
-                        attached.answered = trio.current_time()
-                    case control.Probed(id=number, failure=failure):
-                        self._take_probed(number, failure)
-                    case control.Endpoints(endpoints=endpoints):
-                        self.endpoints = tuple(endpoints)
-                        self._endpoints_changed.set()
-                    case control.Drain(reason=reason):
-                        logger.info("relay_drains", extra={"reason": reason})
-                        self.relay_drains.set()
-                    case control.Rejected() as rejected:
-                        self._rejected = rejected.to_error()
-                        self.link.abort(self._rejected.reason, code=ErrorCode.NO_ERROR)
-                    case _:
-                        pass  # the phase admits nothing else
+                self._hear(attached, await channel.receive())
         except SessionClosed as exc:
             link.abort(exc.reason, code=ErrorCode.NO_ERROR, retryable=exc.retryable)
         except RemoteProtocolError as exc:
             link.abort(f"control: {exc.reason}", code=ErrorCode.PROTOCOL_ERROR)
+
+    def _hear(self, attached: Attached, message: control.Message) -> None:
+        match message:
+            case control.Ping(id=number):
+                attached.channel.post(control.Pong(number))
+            case control.Pong():
+                attached.answered = trio.current_time()
+            case control.Probed(id=number, failure=failure):
+                self._take_probed(number, failure)
+            case control.Issuance() as answer:
+                self.questions.take(answer)
+            case control.Endpoints(endpoints=endpoints, refused=refused):
+                self.endpoints, self.refused = tuple(endpoints), tuple(refused)
+                self._endpoints_changed.set()
+            case control.Drain(grace=grace, reason=reason):
+                self._relay_leaves(grace, reason)
+            case control.Rejected() as rejected:
+                self._rejected = rejected.to_error()
+                self.link.abort(self._rejected.reason, code=ErrorCode.NO_ERROR)
+            case _:
+                pass  # the phase admits nothing else
+
+    def _relay_leaves(self, grace: float, reason: str) -> None:
+        if not self.relay_drains.is_set():
+            logger.info("relay_drains", extra={"reason": reason})
+            self.relay_grace = grace
+            self.relay_drains.set()
 
     def _take_probed(self, number: int, failure: str) -> None:
         for asked in self._probes.values():

@@ -146,9 +146,13 @@ class Pool:
         self._ask.set()
         self._news.set()
 
+    def retire(self) -> None:
+        """Dial no more, and say no more of the road: one of the two sides stops."""
+        self._filling = False
+
     async def drain(self) -> None:
         """Dial no more, and wait until the last visitor has gone.  Cancellation: visitors stay."""
-        self._filling = False
+        self.retire()
         await self.visits.wait_idle()
 
     def presume(self, failure: str, *, rest: float) -> None:
@@ -256,10 +260,11 @@ class Pool:
         while True:
             self._ask = trio.Event()
             attachment = self._attachment
-            if attachment is not None and self._parked:
+            if attachment is not None and self._parked and self._filling:
                 generation = self._generation
                 failure = await self._canary(attachment)
-                if attachment is self._attachment and attachment.ended is None and generation == self._generation:
+                stands = attachment is self._attachment and attachment.ended is None and self._filling
+                if stands and generation == self._generation:
                     failures = self._judge(failure, failures)
             with trio.move_on_after(limits.CANARY_RETRY if failures else limits.CANARY_INTERVAL):
                 await self._ask.wait()

@@ -2,7 +2,9 @@
 
     preface (PROXY v2)      malformed: refused BAD_PREFACE; late: DEADLINE
     canary                  answered here: no origin, no event
-    endpoint                not ours: refused UNKNOWN_ENDPOINT; another kind of stream: REFUSED_STREAM
+    endpoint                not ours: refused UNKNOWN_ENDPOINT
+    a challenge             answered here (`challenges`) if one is expected, else refused REFUSED_STREAM;
+                            the origin's own affair where TLS is passed through
     a visitor               accepted, and served by `visit`
 
 A stream comes by one of two roads, and `Source` is what they have in common: a
@@ -24,6 +26,7 @@ from typing import Final, Protocol, final
 
 import trio
 
+from trunnel.agent.challenges import answer_challenge
 from trunnel.agent.visit import Forwarding, Visit
 from trunnel.errors import ErrorCode, RemoteProtocolError
 from trunnel.names import Hostname
@@ -204,7 +207,11 @@ async def _forward(source: Source, forwarding: Forwarding) -> None:
         await source.accept()
         await _answer_canary(source.stream)
         return
-    hostname = _check_preface(preface, forwarding)
+    hostname = _endpoint_of(preface, forwarding)
+    if preface.kind is StreamKind.CHALLENGE and forwarding.terminator is not None:
+        await _answer_challenge(source, hostname, forwarding)
+        return
+    _check_room(forwarding)
     await source.accept()
     await Visit(source.stream, preface, hostname, data_path=source.data_path, forwarding=forwarding).run()
 
@@ -228,13 +235,25 @@ async def _answer_canary(stream: trio.abc.HalfCloseableStream) -> None:
     raise RemoteProtocolError("the canary stream did not end in time", code=ErrorCode.DEADLINE)
 
 
-def _check_preface(preface: Preface, forwarding: Forwarding) -> Hostname:
-    """Return the endpoint asked for, or raise RemoteProtocolError if it is not for us to serve."""
-    passed_through = preface.kind is StreamKind.CHALLENGE and forwarding.terminator is None  # the origin's own affair
-    if preface.kind is not StreamKind.VISITOR and not passed_through:
-        raise RemoteProtocolError(f"no streams of kind {preface.kind.name} here", code=ErrorCode.REFUSED_STREAM)
+async def _answer_challenge(source: Source, hostname: Hostname, forwarding: Forwarding) -> None:
+    """Answer an authority that validates *hostname*, if somebody has asked it to; strangers can come, so few words."""
+    try:
+        with forwarding.challenges.admit(hostname) as context:
+            await source.accept()
+            await answer_challenge(source.stream, context)
+    except RemoteProtocolError as exc:
+        logger.debug("challenge_refused", extra={"reason": exc.reason})
+        await source.refuse(exc.code)
+
+
+def _endpoint_of(preface: Preface, forwarding: Forwarding) -> Hostname:
+    """Return the endpoint asked for; raise RemoteProtocolError if it is not ours."""
     if preface.endpoint is None or preface.endpoint not in forwarding.endpoints:
         raise RemoteProtocolError(f"{preface.endpoint} is not served here", code=ErrorCode.UNKNOWN_ENDPOINT)
+    return preface.endpoint
+
+
+def _check_room(forwarding: Forwarding) -> None:
+    """Raise RemoteProtocolError if one more visitor is too many."""
     if len(forwarding.visits.open) >= forwarding.visits.most:
         raise RemoteProtocolError("more visitors than were agreed on", code=ErrorCode.REFUSED_STREAM)
-    return preface.endpoint

@@ -8,6 +8,8 @@ carrier.
     the relay gives another session  the old pool ends
     nobody adopts it in time         the pool ends by itself (`Pool.detach`)
     the relay ends it with a reason  the pool ends
+    the relay drains (`leave`)       nothing more is dialled; once the session is over the last visitors finish,
+                                     and the road is at its end: the session after this one has a road of its own
 
 Which road it is, and why, is told whenever that changes.  Where data connections
 did not work on this network a short while ago, nobody waits for them: that is
@@ -59,7 +61,7 @@ def wanted_of(settings: AgentSettings) -> DataChoice:
 
 @final
 class Road:
-    """See the module's head; `run` is its life, that of its supervisor."""
+    """See the module's head; `run` is its life, as long as its supervisor's unless it is left."""
 
     def __init__(
         self,
@@ -83,6 +85,8 @@ class Road:
         """`direct`, `session` or `none`."""
         self.why = _UNKNOWN
         """Why that one, for people."""
+        self.left = False
+        """Whether its last session has come."""
         self._reach = reach
         self._wanted = wanted_of(settings)
         self._unwanted = _AS_ASKED if settings.proxy_protocol is None else _ADVISORY
@@ -90,6 +94,7 @@ class Road:
         self._on_event = on_event
         self._changed = changed
         self._nursery: trio.Nursery | None = None
+        self._life = trio.CancelScope()
         self._pool: Pool | None = None
         self._attached = False
         self._noted: bool | None = None  # what is remembered of this network, as far as we know
@@ -100,14 +105,18 @@ class Road:
         return self._pool
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Hold what outlives sessions, for ever.  Cancellation: every visitor on a data connection is aborted."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            try:
-                task_status.started()
-                await trio.sleep_forever()
-            finally:
-                self._nursery = None  # nothing begins any more
+        """Hold what outlives sessions, until it was left and the last visitor has gone.
+
+        Cancellation: every visitor on a data connection is aborted.
+        """
+        with self._life:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                try:
+                    task_status.started()
+                    await trio.sleep_forever()
+                finally:
+                    self._nursery = None  # nothing begins any more
 
     # --- sessions ---------------------------------------------------------------------------------
 
@@ -132,8 +141,21 @@ class Road:
         self._attached = False
         if isinstance(ended, Rejected):
             self._end_pool()
-        elif self._pool is not None:
+        elif self._pool is not None and not self.left:
             self._pool.detach()
+        if self.left and self._nursery is not None:
+            self._nursery.start_soon(self._finish)
+
+    def leave(self, grace: float) -> None:
+        """Begin no session after the present one, and end *grace* seconds from now at the latest; see the head."""
+        self.left = True
+        self._life.deadline = trio.current_time() + grace
+        if self._pool is not None:
+            self._pool.retire()
+
+    async def _finish(self) -> None:
+        await self.drain()
+        self._life.cancel()
 
     async def settle(self) -> None:
         """Wait, for a short time, until it is known which road it is.
@@ -199,7 +221,14 @@ class Road:
         self._set(*((DIRECT, _UP) if works else self._without(pool.failure)))
         if self._attached and not pool.refused and works != self._noted and self._nursery is not None:
             self._noted = works
-            self._nursery.start_soon(self._reach.note_direct, pool.failure)
+            self._nursery.start_soon(self._note, pool.failure)
+
+    async def _note(self, failure: str) -> None:
+        """Remember how data connections do here, but no failure that comes with the news that the relay drains."""
+        if failure:
+            await trio.sleep(limits.DIRECT_NOTE_PAUSE)
+        if not (failure and self.left):
+            await self._reach.note_direct(failure)
 
     def _without(self, why: str) -> tuple[str, str]:
         """Return the road without data connections."""

@@ -1,13 +1,13 @@
-"""One relay's supervisor: dial, attach, serve, and again, for ever.
+"""One relay's supervisor: dial, have a session, and again, for ever.
 
-    loop: dial (`reach`) → attach → canary → serve visitors → the session ends → wait (`backoff`)
+    loop: dial (`reach`) → a session (`tenure`) → it ends → wait (`backoff`)
+                             └ its relay drains → dial → the next session serves → the old one is relieved
     beside it: visitors on data connections, which outlive the loss of carriers (`road`)
 
 What ends the loop: `drain`, cancellation, a relay that is not who it should be
 (RelayIdentityError), a refusal that no retry can change (Rejected), and, if no
 relay was named, nobody on loopback within 3 s at the start.  Everything else
-is waited out with full jitter.  Another network, or waking from sleep, ends at
-once a wait (but for what the relay asked) and a dial: it began on the old one.
+is waited out with full jitter (`calling` waits, and dials).
 
 "Connected" is said once a canary has shown that visitors are served, and what
 is remembered of a transport is written down then: one that connects, and of
@@ -15,45 +15,45 @@ which no session comes, has not worked.
 
 A session that was lost is asked for by its name for `ADOPTION_TIMEOUT` seconds:
 the relay keeps the names, and what does not depend on a carrier, for so long.
+
+A relay that drains may be restarting, with another process beside it that
+accepts already: make before break.  Within `HANDOVER_JITTER` seconds the next
+session is dialled, a new one with a road of its own, while the old one finishes
+its visitors.  Where nobody answers, or only who drains, the relay really stops:
+that is tried again until the old session ends, and then as after any loss.
+Nothing is said of a session that was relieved, nor of a dial that nobody needed.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import secrets
-from functools import partial
-from typing import Final, final
+from collections.abc import Awaitable, Callable
+from typing import final
 
 import msgspec
 import trio
 
 from trunnel.agent.announce import Announcer
-from trunnel.agent.attachment import Attachment, attached
+from trunnel.agent.attachment import Attachment
 from trunnel.agent.backoff import Backoff
-from trunnel.agent.canary import first_canary, keep_watch
-from trunnel.agent.carriers import CarrierKeeper
+from trunnel.agent.calling import Caller
 from trunnel.agent.dial import Carrier
 from trunnel.agent.reach import Reach
 from trunnel.agent.road import Road
 from trunnel.agent.served import Served
-from trunnel.errors import ConfigError, ConnectError, RejectCode, Rejected, SessionClosed
+from trunnel.agent.tenure import Ended, Surroundings, Tenure
+from trunnel.errors import ConfigError, ConnectError, LocalProtocolError, RejectCode, Rejected, SessionClosed
 from trunnel.events import Connecting, Disconnected, EventSink, Notice, Ready, RejectedByRelay
-from trunnel.names import Hostname, KeyId
+from trunnel.names import KeyId
 from trunnel.settings import limits
 from trunnel.settings.agent import AgentSettings
 from trunnel.streams.nursery import bare_nursery
 from trunnel.transports.race import Chosen
-from trunnel.transports.selection import TransportKind
 from trunnel.wire import control
 
-NOBODY_ON_LOOPBACK: Final = """\
-no relay answers on {server} ({reason})
-1. start one here, in a second terminal: trunnel serve
-2. or name yours: --server HOST
-3. or see how to run one on a public host: trunnel serve --help"""
-"""What to do when no relay was named and none is found."""
-
-Ended = ConnectError | Rejected | SessionClosed
-"""Why an attempt or a session came to its end."""
+logger = logging.getLogger(__name__)
 
 
 @final
@@ -63,27 +63,29 @@ class Supervisor:
     def __init__(
         self, reach: Reach, settings: AgentSettings, *, key_id: KeyId, hello: control.Hello, served: Served
     ) -> None:
-        self.attachment: Attachment | None = None
-        """The present attachment, if any."""
         self.ready = trio.Event()
         """Set when the first visitor could come."""
         self.draining = False
         self._reach = reach
         self._settings = settings
-        self._hello = hello
+        self._hello = hello  # what the next session begins with
+        self._told: Ended | None = None  # the end that was told last, if it was told early
         self._served = served
         self._on_event: EventSink = served.on_event
-        self._backoff = Backoff(secrets.SystemRandom())
-        self._keeper: CarrierKeeper | None = None
+        self._random = secrets.SystemRandom()
+        self._backoff = Backoff(self._random)
         self._announcer = Announcer(self.relay, settings, key_id=key_id, served=served)
-        self._road = Road(
-            reach, settings, forwarding=served.forwarding, on_event=served.on_event, changed=self._road_changed
+        self._around = Surroundings(
+            reach=reach, settings=settings, served=served, announcer=self._announcer, relieve=self._relieve
         )
-        self._serving_since: float | None = None
+        self._present: Tenure | None = None  # serves the visitors that come from now on
+        self._tenures: list[Tenure] = []  # all that are not over, the oldest first
+        self._road = self._new_road()  # of the next session, or the present one
+        self._roads: list[Road] = []  # all that are not at their end
+        self._lasting: trio.Nursery | None = None
         self._pursuit = trio.CancelScope()  # the loop
         self._drained = trio.Event()
-        self._dialling = trio.CancelScope()
-        self._news = trio.Event()  # the network has changed since the last dial began
+        self._caller = Caller(reach)
 
     @property
     def relay(self) -> str:
@@ -101,6 +103,17 @@ class Supervisor:
         return self._announcer.ready_events
 
     @property
+    def attachment(self) -> Attachment | None:
+        """The attachment that serves the visitors to come, if any, or is about to."""
+        tenure = self._present or self._starting
+        return None if tenure is None else tenure.attachment
+
+    @property
+    def _starting(self) -> Tenure | None:
+        """The session that does not serve yet, if any."""
+        return next((tenure for tenure in self._tenures if tenure.serving_since is None), None)
+
+    @property
     def road(self) -> Road:
         """The road of visitors' bytes."""
         return self._road
@@ -111,31 +124,31 @@ class Supervisor:
         try:
             with trio.move_on_after(grace):
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._road.drain)
-                    if self.attachment is None:
-                        self._pursuit.cancel()
-                    else:
-                        await self.attachment.drain(grace, reason)
+                    for road in self._roads:
+                        nursery.start_soon(road.drain)
+                    starting = self._starting
+                    if starting is None or starting.attachment is None:
+                        self._pursuit.cancel()  # there will be no other session; those that serve go on
+                    for tenure in self._tenures:
+                        nursery.start_soon(tenure.drain, grace, reason)
         finally:
             self._drained.set()
 
     def network_changed(self) -> None:
         """Take note that the way to the relay has changed."""
         self._hurry()
-        self._road.renew()
-        if self._keeper is not None:
-            self._keeper.network_changed()
+        for tenure in self._tenures:
+            tenure.network_changed()
 
     def woke(self) -> None:
         """Take note that the machine has slept."""
         self._hurry()
-        self._road.renew()
-        if self._keeper is not None:
-            self._keeper.woke()
+        for tenure in self._tenures:
+            tenure.woke()
 
     def _hurry(self) -> None:
-        self._news.set()
-        self._dialling.cancel()
+        self._caller.hurry()
+        self._road.renew()
 
     # --- the loop -----------------------------------------------------------------------------------
 
@@ -146,37 +159,100 @@ class Supervisor:
             RelayIdentityError, Rejected, ConnectError, SessionClosed: For good; it was reported.
             ConfigError: A file cannot be used, at the first attempt.
         """
-        async with bare_nursery() as lasting:
-            await lasting.start(self._road.run)
+        async with bare_nursery() as self._lasting:
+            await self._nursery.start(self._keep_road, self._road)
             with self._pursuit:
                 await self._pursue()
             if self.draining:
                 await self._drained.wait()
-            lasting.cancel_scope.cancel()
+            self._nursery.cancel_scope.cancel()
+
+    @property
+    def _nursery(self) -> trio.Nursery:
+        """Of all sessions and roads."""
+        if self._lasting is None:
+            raise LocalProtocolError("a supervisor that does not run has no sessions")
+        return self._lasting
 
     async def _pursue(self) -> None:
         attempt = 0
         while True:
             attempt += 1
-            self._on_event(Connecting(relay=self.relay, transport=self._reach.wanted, attempt=attempt))
-            ended = await self._attempt()
+            self._say_connecting(attempt)
+            ended, served = await self._attempt()
             if self.draining:
                 return
             if not ended.retryable:
                 self._report(ended, None)
                 raise ended
-            if self._serving_since is not None:
-                attempt *= not self._backoff.session_lasted(trio.current_time() - self._serving_since)
+            if served is not None:
+                attempt *= not self._backoff.session_lasted(served)
             asked = _hint(ended)
             delay = self._backoff.next_delay(asked)
-            self._report(ended, round(delay, 1))
-            await self._pause(delay, at_least=asked or 0.0)
+            if ended is not self._told:
+                self._report(ended, round(delay, 1))
+            if await self._caller.pause(delay, at_least=asked or 0.0):
+                self._backoff = Backoff(self._random)
 
-    async def _attempt(self) -> Ended:
-        """Dial and serve once; return why it ended."""
-        self._serving_since = None
+    async def _attempt(self) -> tuple[Ended, float | None]:
+        """Dial, and serve as long as it goes; return why it ended, and for how many seconds the last session served."""
+        named = bool(self._settings.servers) or self.ready.is_set()
+        begun = await self._begin(self._caller.call if named else self._caller.look)
+        if not isinstance(begun, Tenure):
+            return begun, None
+        last = await self._follow(begun)
+        if last.ended is None or last.serving_since is None:
+            raise LocalProtocolError("a session that has begun, and is over, has ended")
+        return last.ended, trio.current_time() - last.serving_since
+
+    async def _follow(self, tenure: Tenure) -> Tenure:
+        """Return the last one, once it is over, of those that take over from one another, beginning with *tenure*."""
+        while True:
+            await tenure.wait_leaving()
+            successor = await self._succeed(tenure) if tenure.relay_drains and not self.draining else None
+            if successor is None:
+                await tenure.wait_over()
+                return tenure
+            tenure = successor
+
+    async def _succeed(self, old: Tenure) -> Tenure | None:
+        """Have a session that takes over from *old*, whose relay drains; None: there is none, and *old* is over."""
+        await self._begin_anew()
+        async with bare_nursery() as nursery:
+            nursery.start_soon(self._tell_gap, old)
+            successor = await self._dial_successor(old)
+            nursery.cancel_scope.cancel()
+        return successor
+
+    async def _tell_gap(self, old: Tenure) -> None:
+        """Say that nobody is served, once that takes longer than a change from one relay to the next."""
+        await old.wait_over()
+        await trio.sleep(limits.HANDOVER_GAP)
+        if old.ended is not None and not self.draining:
+            self._report(old.ended, 0.0)
+            self._told = old.ended
+
+    async def _dial_successor(self, old: Tenure) -> Tenure | None:
+        backoff = Backoff(self._random)
+        await trio.sleep(self._random.uniform(0.0, limits.HANDOVER_JITTER))
+        while True:
+            self._say_connecting(1)
+            begun = await self._begin(self._caller.call)
+            if isinstance(begun, Tenure):
+                return begun
+            logger.info("no_successor", extra={"relay": self.relay, "reason": str(begun)})
+            patience = backoff.next_delay(_hint(begun)) if begun.retryable and not self.draining else math.inf
+            with trio.move_on_after(patience):
+                await old.wait_over()
+            if old.is_over:
+                return None
+
+    # --- one session --------------------------------------------------------------------------------
+
+    async def _begin(self, dial: Callable[[], Awaitable[Chosen[Carrier]]]) -> Tenure | Ended:
+        """Dial, and return the session that serves then, or why there is none; raises ConfigError at the first."""
         try:
-            return await self._attach(await self._dial())
+            return await self._open(await dial())
         except (ConnectError, Rejected, SessionClosed) as exc:
             return exc
         except ConfigError as exc:
@@ -184,12 +260,76 @@ class Supervisor:
                 raise
             return ConnectError(str(exc))  # it worked before: a file may be mended, or the disk have room again
 
-    async def _pause(self, delay: float, *, at_least: float) -> None:
-        """Wait *delay* seconds; news of the network ends the wait once *at_least* seconds are over."""
-        await trio.sleep(at_least)
-        with trio.move_on_after(max(0.0, delay - at_least)):
-            await self._news.wait()
-            self._backoff = Backoff(secrets.SystemRandom())
+    async def _open(self, chosen: Chosen[Carrier]) -> Tenure:
+        """Have a session that begins with *chosen*; raises as `Tenure.run`."""
+        trust = chosen.value.trust
+        if trust.notice is not None:
+            self._on_event(Notice(code=f"trust-{trust.how.value}", text=trust.notice))
+        if self._road.left:
+            await self._begin_anew()
+        tenure = Tenure(chosen, self._hello, road=self._road, around=self._around)
+        try:
+            await self._nursery.start(self._keep, tenure)
+        finally:
+            if tenure.session is not None:
+                self._hello = msgspec.structs.replace(self._hello, session=tenure.session, alone=True, invitation="")
+        self.ready.set()
+        return tenure
+
+    async def _keep(self, tenure: Tenure, task_status: trio.TaskStatus[None]) -> None:
+        """Run a session to its end."""
+        self._tenures.append(tenure)
+        try:
+            await tenure.run(task_status)
+        finally:
+            self._tenures.remove(tenure)
+            if self._present is tenure:
+                self._present = None
+
+    def _relieve(self, tenure: Tenure) -> None:
+        """Let *tenure*, which serves now, be the present one."""
+        if self._present is not None:
+            self._present.relieved()
+        self._present = tenure
+        *leaving, _ = self._tenures
+        for oldest in leaving[: -limits.HANDOVERS_MAX]:
+            oldest.cut("newer sessions have taken its place")
+
+    async def _begin_anew(self) -> None:
+        """Have a new road, and no session to come back to."""
+        self._hello = msgspec.structs.replace(self._hello, session=None, alone=False)
+        self._road = self._new_road()
+        await self._nursery.start(self._keep_road, self._road)
+
+    # --- roads --------------------------------------------------------------------------------------
+
+    def _new_road(self) -> Road:
+        def changed() -> None:
+            present = self._present
+            if present is not None and present.road is road:
+                self._announcer.road(road.path, road.why)
+
+        road = Road(
+            self._reach,
+            self._settings,
+            forwarding=self._served.forwarding,
+            on_event=self._on_event,
+            changed=changed,
+        )
+        return road
+
+    async def _keep_road(self, road: Road, task_status: trio.TaskStatus[None]) -> None:
+        """Hold a road to its end."""
+        self._roads.append(road)
+        try:
+            await road.run(task_status)
+        finally:
+            self._roads.remove(road)
+
+    # --- what is told -------------------------------------------------------------------------------
+
+    def _say_connecting(self, attempt: int) -> None:
+        self._on_event(Connecting(relay=self.relay, transport=self._reach.wanted, attempt=attempt))
 
     def _report(self, ended: Ended, retry_in: float | None) -> None:
         relay = self.relay
@@ -198,133 +338,6 @@ class Supervisor:
             self._on_event(event)
         else:
             self._on_event(Disconnected(reason=str(ended), retry_in=retry_in, relay=relay))
-
-    async def _dial(self) -> Chosen[Carrier]:
-        """Dial the relay; without a named one, and before it was ever reached, only for so long."""
-        if self._settings.servers or self.ready.is_set():
-            return await self._first()
-        reason = "it does not answer"
-        with trio.move_on_after(limits.DEFAULT_RELAY_TIMEOUT):
-            while True:
-                try:
-                    return await self._first()
-                except ConnectError as exc:
-                    if not exc.retryable:
-                        raise
-                    reason = str(exc)
-                await trio.sleep(limits.DEFAULT_RELAY_PAUSE)
-        error = ConnectError(NOBODY_ON_LOOPBACK.format(server=self.relay, reason=reason))
-        error.retryable = False
-        raise error
-
-    async def _first(self) -> Chosen[Carrier]:
-        """Dial the relay, anew whenever the network has changed meanwhile."""
-        while True:
-            self._news = trio.Event()
-            with trio.CancelScope() as self._dialling:
-                return await self._reach.first()
-
-    # --- one session --------------------------------------------------------------------------------
-
-    async def _attach(self, chosen: Chosen[Carrier]) -> SessionClosed | Rejected:
-        """Serve visitors until the session that begins with *chosen* has ended; return why it did."""
-        trust = chosen.value.trust
-        if trust.notice is not None:
-            self._on_event(Notice(code=f"trust-{trust.how.value}", text=trust.notice))
-        try:
-            return await self._hold(chosen)
-        except SessionClosed:  # it connects, and no session comes of it
-            if not self.draining:
-                await self._reach.note({chosen.transport: False})
-            raise
-
-    async def _hold(self, chosen: Chosen[Carrier]) -> SessionClosed | Rejected:
-        """Attach, serve, and wind up; raises as `_serve`."""
-        async with attached(chosen.value, self._hello, window_max=self._settings.stream_window) as attachment:
-            self._hello = msgspec.structs.replace(self._hello, session=attachment.welcome.session, alone=True)
-            if not attachment.endpoints:
-                return SessionClosed("the relay gave this agent no address")
-            await self._prepare(attachment)
-            async with bare_nursery() as nursery:
-                ended: SessionClosed | Rejected = SessionClosed("no visitor could be served")
-                self._road.attach(attachment)
-                try:
-                    ended = await self._serve(attachment, chosen, nursery)
-                finally:
-                    self._road.detach(attachment.ended or ended)
-                with trio.move_on_after(limits.ABORT_FLUSH_TIMEOUT):
-                    await attachment.wait_idle()  # what had arrived is delivered, then each visitor is aborted
-                nursery.cancel_scope.cancel()
-        return ended
-
-    async def _serve(
-        self, attachment: Attachment, chosen: Chosen[Carrier], nursery: trio.Nursery
-    ) -> SessionClosed | Rejected:
-        """Serve visitors in *nursery* until the session has ended; return why it did.
-
-        Raises:
-            SessionClosed, Rejected: No visitor could be served.
-        """
-        nursery.start_soon(attachment.serve_visitors, self._served.forwarding(attachment.visits), nursery)
-        self.attachment = attachment
-        try:
-            taken = await first_canary(attachment, self._on_event, relay=self.relay)
-            self._reach.round_trip = taken / 2
-            await self._road.settle()
-            self._serving_since = trio.current_time()
-            self._announcer.transport(attachment, chosen.transport.value, chosen.why)
-            self._announcer.road(self._road.path, self._road.why)
-            self._announcer.addresses(attachment)
-            self.ready.set()
-            self._keeper = CarrierKeeper(
-                attachment,
-                self._reach,
-                pool_size=self._settings.pool_size,
-                announce=partial(self._announcer.transport, attachment),
-            )
-            nursery.start_soon(self._keeper.run)
-            nursery.start_soon(keep_watch, attachment, self._on_event, self.relay)
-            nursery.start_soon(self._follow_leaf, attachment)
-            nursery.start_soon(self._reach.note, _outcomes(chosen))
-            return await self._follow_endpoints(attachment)
-        finally:
-            self.attachment = self._keeper = None
-
-    def _road_changed(self) -> None:
-        if self.attachment is not None and self._serving_since is not None:
-            self._announcer.road(self._road.path, self._road.why)
-
-    # --- our public addresses -----------------------------------------------------------------------
-
-    async def _prepare(self, attachment: Attachment) -> None:
-        """Get ready to serve the endpoints that the relay gave us: names and leaf certificate."""
-        attachment.acknowledge_endpoints()
-        names = [Hostname(endpoint.hostname) for endpoint in self._announcer.in_order(attachment)]
-        await self._served.prepare(self._reach.server, names)
-
-    async def _follow_endpoints(self, attachment: Attachment) -> SessionClosed | Rejected:
-        """Serve and report new public addresses until the session has ended; return why it did."""
-        while True:
-            with trio.move_on_after(limits.LEAF_CHECK):  # a leaf is renewed long before it ends
-                ended = await attachment.wait_changed()
-                if ended is not None:
-                    return ended
-            await self._prepare(attachment)
-            self._announcer.changed_addresses(attachment)
-            with trio.move_on_after(limits.ENDPOINTS_PAUSE):
-                await attachment.link.wait_closed()
-
-    async def _follow_leaf(self, attachment: Attachment) -> None:
-        """Report our addresses again when the certificate has changed: another relay may have given us names."""
-        while True:
-            await self._served.wait_leaf_changed()
-            self._announcer.changed_addresses(attachment)
-
-
-def _outcomes(chosen: Chosen[Carrier]) -> dict[TransportKind, bool]:
-    """Return what is worth remembering of the dial that led to a session."""
-    lost = {} if chosen.passed_over is None else {chosen.passed_over: False}
-    return {**lost, chosen.transport: True}
 
 
 def _hint(ended: Ended) -> float | None:

@@ -1,8 +1,9 @@
 """End the visitor's TLS at the agent, with the endpoint's own key.
 
 The relay passes the visitor's bytes through, so the handshake runs inside the
-tunnel stream: memory engine, the leaf's context, `HANDSHAKE_TIMEOUT`.  Only the
-leaf key is used here, never the identity key.
+tunnel stream: memory engine, the leaf's context, `HANDSHAKE_TIMEOUT`.  Only leaf
+keys are used here, never the identity key.  Which leaf is shown is chosen by
+the visitor's SNI (`identity.shown`), here and in workers by the same code.
 
 A visitor whose handshake fails gets the alert and the end of the stream; the
 origin never hears of it, so scanners of the relay's port do not reach it.
@@ -21,46 +22,66 @@ from typing import final
 import trio
 
 from trunnel.identity.certstore import Leaf
-from trunnel.identity.contexts import visitor_context
+from trunnel.identity.shown import ShownLeaves, choose
+from trunnel.names import Hostname
 from trunnel.settings import limits
 from trunnel.streams.tls import TlsRole, TlsStream
 
 
 @final
 class Terminator:
-    """The certificate that visitors see, and the protocols that the origin speaks."""
+    """The certificates that visitors see, and the protocols that the origin speaks."""
 
-    __slots__ = ("_context", "_leaf", "alpn")
+    __slots__ = ("_shown", "alpn")
 
-    def __init__(self, leaf: Leaf, *, alpn: Sequence[bytes]) -> None:
+    def __init__(self, leaves: Sequence[Leaf], *, alpn: Sequence[bytes]) -> None:
         """Prepare for visitors.
 
         Args:
-            leaf: Key and certificate of the endpoints.
+            leaves: Keys and certificates of the endpoints; the first is shown where no other is for the name asked.
             alpn: Protocols to select from, preferred first.
+
+        Raises:
+            ConfigError: OpenSSL does not take one of *leaves*.
         """
         self.alpn = tuple(alpn)
         """Protocols that the origin speaks, preferred first."""
-        self._leaf = leaf
-        self._context = visitor_context(leaf, alpn=self.alpn)
+        self._shown = ShownLeaves(leaves, alpn=self.alpn)
+
+    @property
+    def leaves(self) -> tuple[Leaf, ...]:
+        """What visitors see, the standard leaf first."""
+        return self._shown.leaves
 
     @property
     def leaf(self) -> Leaf:
-        """What the next visitor sees."""
-        return self._leaf
+        """What a visitor sees for whose name there is no other."""
+        return self._shown.leaves[0]
 
-    def replace_leaf(self, leaf: Leaf) -> None:
-        """Show *leaf* from the next visitor on; streams that are open keep theirs."""
-        if leaf.fingerprint != self._leaf.fingerprint:
-            self._context = visitor_context(leaf, alpn=self.alpn)
-        self._leaf = leaf
+    def leaf_for(self, name: Hostname) -> Leaf:
+        """Return what the next visitor sees who asks for *name*."""
+        return choose(self._shown.leaves, name)
 
-    async def handshake(self, stream: trio.abc.HalfCloseableStream) -> TlsStream:
+    def replace(self, leaves: Sequence[Leaf]) -> None:
+        """Show *leaves* from the next visitor on; streams that are open, and handshakes that run, keep theirs.
+
+        Raises:
+            ConfigError: OpenSSL does not take one of them; nothing has changed.
+        """
+        self._shown.replace(leaves)
+
+    async def handshake(self, stream: trio.abc.HalfCloseableStream, prefix: bytes = b"") -> TlsStream:
         """Run the server's side of the visitor's handshake over *stream*, which the result owns.
+
+        Args:
+            stream: The visitor's.
+            prefix: What was already read from it.
 
         Raises:
             ConnectError: It failed; the visitor was told by an alert where there is one, *stream* is closed.
 
         Cancellation: *stream* is aborted.
         """
-        return await TlsStream.handshake(stream, self._context, role=TlsRole.SERVER, timeout=limits.HANDSHAKE_TIMEOUT)
+        return await TlsStream.handshake(
+            stream, self._shown.context, role=TlsRole.SERVER, prefix=prefix, timeout=limits.HANDSHAKE_TIMEOUT
+        )

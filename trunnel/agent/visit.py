@@ -5,7 +5,7 @@
                             down: `badgateway` behind our TLS, a clean end without
     PROXY header            to the origin, if asked for
     bytes                   `plaintext` moves them, with the deadlines of `streams.copy`
-    StreamClosed            one event for every visitor
+    StreamClosed            one event for every visitor; none for visits of our own (`ownvisits`)
 
 Which road the visitor came by is no business of this file: what it is given is
 a stream that stands at the visitor's first byte.
@@ -26,8 +26,10 @@ from typing import Final, final
 import trio
 
 from trunnel.agent.badgateway import answer_for_origin
+from trunnel.agent.challenges import Challenges
 from trunnel.agent.offload import offload
 from trunnel.agent.origin import Origin
+from trunnel.agent.ownvisits import OwnVisits, first_bytes
 from trunnel.agent.plaintext import Here, Plaintext
 from trunnel.agent.terminate import Terminator
 from trunnel.agent.visitor import StreamHandler, VisitorInfo, VisitorStream
@@ -104,6 +106,10 @@ class Forwarding:
     """Those of one road of one session."""
     workers: Workers | None = None
     """Who may move bytes between plain sockets."""
+    challenges: Challenges = field(default_factory=Challenges)
+    """Answers to authorities that validate our names, where TLS ends here."""
+    own_visits: OwnVisits = field(default_factory=OwnVisits)
+    """Those that are under way."""
 
     @property
     def deadlines(self) -> CopyLimits:
@@ -127,6 +133,7 @@ class Visit:
         "_hostname",
         "_origin_end",
         "_preface",
+        "_read",
         "_stream",
         "_visitor",
         "_visitor_end",
@@ -143,6 +150,7 @@ class Visit:
     ) -> None:
         """Take the visitor at the end of *stream*, of which nothing but *preface* was read; owns it."""
         self._stream = stream
+        self._read = b""  # of it
         self._preface = preface
         self._hostname = hostname
         self._data_path = data_path
@@ -160,12 +168,35 @@ class Visit:
         started = trio.current_time()
         visits, name = self._forwarding.visits, self._preface.stream
         visits.enter(name, self._counter)
-        self._forwarding.events(StreamOpened(stream=name, visitor=self._visitor, hostname=self._hostname.value))
+        a_visitor = True
         try:
+            if await self._is_our_own():
+                a_visitor = False
+                await self._face_ourselves()
+                return
+            self._forwarding.events(StreamOpened(stream=name, visitor=self._visitor, hostname=self._hostname.value))
             await self._serve()
         finally:
             visits.leave(name)
-            self._forwarding.events(self._record(trio.current_time() - started))
+            if a_visitor:
+                self._forwarding.events(self._record(trio.current_time() - started))
+
+    async def _is_our_own(self) -> bool:
+        """Whether the agent itself has come as a visitor; no look is taken while none of its visits is under way."""
+        forwarding = self._forwarding
+        if forwarding.terminator is None or not forwarding.own_visits:
+            return False
+        head, self._read = await first_bytes(self._stream)
+        return forwarding.own_visits.arrived(head)
+
+    async def _face_ourselves(self) -> None:
+        """Shake hands as with anybody; a visit of ours ends within that."""
+        try:
+            visitor = await self._receive()
+        except ConnectError:
+            return
+        await visitor.abandon()
+        abort_stream(self._stream)
 
     def _record(self, seconds: float) -> StreamClosed:
         return StreamClosed(
@@ -206,7 +237,7 @@ class Visit:
             offloaded = await offload(stream, forwarding.workers)
             if offloaded is not None:
                 return offloaded
-        return Here(await forwarding.terminator.handshake(stream), workers=None)
+        return Here(await forwarding.terminator.handshake(stream, self._read), workers=None)
 
     # --- a dialled origin -------------------------------------------------------------------------
 
