@@ -11,13 +11,17 @@ import pytest
 import trio
 from rich.console import Console
 
-from tests.cli.test_output import CLOSED, EVERY_EVENT, HOSTILE, READY
+from tests.cli import test_output
+from tests.cli.test_output import CLOSED, EVERY_EVENT, HOSTILE
 from trunnel import events
 from trunnel.cli.lines import LineWriter
 from trunnel.cli.live import LivePrinter, TerminalFile
 from trunnel.cli.logs import dropped_line
 from trunnel.clock import boottime
 from trunnel.settings import limits
+
+READY = replace(test_output.READY, agent_id="")
+"""Of an agent that does not say which of two it is."""
 
 
 class Terminal(io.StringIO):
@@ -280,3 +284,77 @@ def test_rich_finds_the_methods_of_a_file(name: str) -> None:
     assert file.isatty()
     assert file.writable()
     assert file.encoding == "utf-8"
+
+
+def test_two_endpoints_at_one_relay_are_told_apart() -> None:
+    """Each with its id, its relay's state, and the address to show first."""
+    first, second = "a" * 52, "b" * 52
+    view = live_view(io.StringIO())
+    for agent, target in ((first, "localhost:3000"), (second, "localhost:4000")):
+        view(events.Starting(agent_id=agent, target=target))
+        view(events.Connected(relay="r:1", relay_id="r", session="s", transport="h2", why="", agent_id=agent))
+        for name in ("one", "two"):
+            hostname = f"{name}.{agent[:8]}.example"
+            view(replace(READY, url=f"https://{hostname}", hostname=hostname, agent_id=agent, relay="r:1"))
+        view(events.Canary(ok=True, rtt_ms=5.0, relay="r:1", agent_id=agent))
+    view(events.Disconnected(reason="lost", retry_in=2.0, relay="r:1", agent_id=second))
+    assert rows(view, "Service") == ["localhost:3000", "localhost:4000"]
+    assert rows(view, "Agent") == ["aaaaaaaa", "bbbbbbbb"]
+    assert rows(view, "Relay") == [
+        "r:1 for aaaaaaaa  connected over h2",
+        "r:1 for bbbbbbbb  lost; trying again in 2 s",
+    ]
+    assert [row.removeprefix("https://") for row in rows(view, "URL")] == [
+        "one.aaaaaaaa.example",
+        "one.bbbbbbbb.example",
+        "two.aaaaaaaa.example",
+        "two.bbbbbbbb.example",
+    ]
+    assert len(rows(view, "Try")) == len(rows(view, "SHA-256")) == 2
+    assert [row.rpartition(" by ")[2] for row in rows(view, "Served")] == ["r:1 for aaaaaaaa"]
+    view.close()
+
+
+def test_certificates_and_what_a_visit_from_outside_found_stand_there() -> None:
+    """A certificate stays with its end while the next one has to wait."""
+    view = live_view(io.StringIO())
+    end = "2027-02-01T10:00:00+00:00"
+    mine = events.Certificate(hostnames=("a.example", "b.example"), state="issued", not_after=end, issuer="CA")
+    view(mine)
+    assert rows(view, "Certificate") == ["a.example, b.example  CA, until 2027-02-01"]
+    view(replace(mine, state="failed", reason="the CA is down\nfor long", retry_in=60.0))
+    assert rows(view, "Certificate") == ["a.example, b.example  until 2027-02-01; the CA is down; trying again in 60 s"]
+    view(events.Certificate(hostnames=("c.example",), state="waiting", reason="50 of 50", retry_in=9.0))
+    assert rows(view, "Certificate")[1:] == ["c.example  none yet; 50 of 50; trying again in 9 s"]
+    view(events.Verified(hostname="a.example", ok=True))
+    view(events.Verified(hostname="b.example", ok=None, reason="no address"))
+    view(events.NameRefused(hostname="c.example", reason="no record\nset one"))
+    assert rows(view, "Name") == [
+        "a.example  shows our key",
+        "b.example  not reached: no address",
+        "c.example  refused: no record",
+    ]
+    view.close()
+
+
+def test_an_alarm_stands_until_it_is_over() -> None:
+    """And is printed above, whole."""
+    printed = io.StringIO()
+    view = live_view(printed)
+    view(events.Alarm(code="leaf-mismatch", hostname="a.example", text="a.example: somebody else\ncheck it"))
+    view(events.Alarm(code="certificate-expiring", hostname="a.example", text="ends soon"))
+    assert rows(view, "ALARM") == ["a.example: somebody else", "ends soon"]
+    assert "ALARM: check it" in printed.getvalue()
+    view(events.Verified(hostname="a.example", ok=True))
+    assert rows(view, "ALARM") == ["ends soon"]
+    view(events.Certificate(hostnames=("a.example",), state="renewed", issuer="CA"))
+    assert rows(view, "ALARM") == []
+    view.close()
+
+
+def test_no_list_grows_for_ever() -> None:
+    view = live_view(io.StringIO())
+    for number in range(2 * limits.LIVE_ROWS):
+        view(events.Alarm(code="leaf-mismatch", hostname=f"{number}.example", text=f"{number}"))
+    assert rows(view, "ALARM") == [str(number) for number in range(limits.LIVE_ROWS, 2 * limits.LIVE_ROWS)]
+    view.close()

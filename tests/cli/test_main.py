@@ -53,8 +53,8 @@ def test_a_typo_gets_a_suggestion_and_exit_code_2(arguments: tuple[str, ...], su
     assert suggestion in ended.stderr
 
 
-@pytest.mark.parametrize("flag", ["--acme-domain", "--secondary-key", "--cert-pem", "--pool-size"])
-def test_what_is_not_there_yet_is_not_accepted_silently(flag: str) -> None:
+@pytest.mark.parametrize("flag", ["--acme-domain", "--pool-sizes", "--issuances-per-week"])
+def test_what_is_not_there_is_not_accepted_silently(flag: str) -> None:
     assert trunnel("expose", "3000", flag, "x").exit_code == 2
 
 

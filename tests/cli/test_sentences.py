@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from tests.cli.test_output import CLOSED, EVERY_EVENT, READY
+from tests.cli.test_output import CLOSED, EVERY_EVENT, READY, kinds
 from trunnel import events
 from trunnel.cli.sentences import curl_command, describe, expose_command, first_line, retry_text, size, visit
 from trunnel.events import Event
 
-UNTOLD = (events.StreamOpened, events.VisitorRefused)
-"""What a person need not know: a visitor is told of when gone, and who was refused is in the log."""
+UNTOLD = (events.StreamOpened, events.VisitorRefused, events.Verified)
+"""What a person need not know: the log has who was refused; a wrong key is an alarm, too."""
 SENTENCES: list[tuple[Event, list[str]]] = [
     (events.Starting(agent_id="a", target="localhost:3000"), ["exposing localhost:3000", "ID: a"]),
     (events.Connecting(relay="r:1", transport="h2", attempt=1), ["connecting to r:1 over h2"]),
@@ -52,6 +52,28 @@ SENTENCES: list[tuple[Event, list[str]]] = [
         events.RejectedByRelay(code="busy", reason="", retry_in=60.0),
         ["the relay refused (busy): ; trying again in 60 s"],
     ),
+    (
+        events.NameRefused(hostname="www.example.org", reason="no record\nset one"),
+        ["www.example.org is not served: no record", "  set one"],
+    ),
+    (
+        events.Certificate(hostnames=("a", "b"), state="issued", not_after="2027-01-01", issuer="CA"),
+        ["certificate issued for a, b (CA, valid until 2027-01-01)"],
+    ),
+    (
+        events.Certificate(hostnames=("a",), state="waiting", reason="49 of 50", retry_in=60.0),
+        ["certificate for a has to wait: 49 of 50; trying again in 60 s"],
+    ),
+    (
+        events.Certificate(hostnames=("a",), state="failed", reason="no", retry_in=60.0, not_after="2027-01-01"),
+        ["no new certificate for a: no; trying again in 60 s, valid until 2027-01-01"],
+    ),
+    (events.Alarm(code="c", text="one\ntwo"), ["ALARM: one", "ALARM: two"]),
+    (
+        events.AgentAuthorized(agent_id="a", names=("www",), label="l", invitation="0badcafe"),
+        ["agent a came with invitation 0badcafe and may connect as www"],
+    ),
+    (events.TakenOver(pid=7), ["took over from process 7, which finishes what it has"]),
     (events.Stopping(reason="SIGTERM"), ["stopping: SIGTERM"]),
     (events.Stopped(exit_code=0), ["stopped"]),
     (
@@ -98,7 +120,7 @@ def test_every_kind_of_event_has_a_sentence(event: Event) -> None:
 def test_no_sentence_is_missing_here() -> None:
     """Those of `ready` and `stream_closed` have tests of their own below."""
     judged = {event.kind for event, _ in SENTENCES} | {READY.kind, CLOSED.kind} | {kind.kind for kind in UNTOLD}
-    assert judged == {kind.kind for kind in Event.__subclasses__()}
+    assert judged == {kind.kind for kind in kinds()}
 
 
 @pytest.mark.parametrize(("event", "lines"), SENTENCES, ids=lambda value: getattr(value, "kind", ""))

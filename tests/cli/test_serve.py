@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -16,11 +17,12 @@ from trunnel.cli.logs import dropped_line
 from trunnel.cli.sentences import describe
 from trunnel.cli.serve import RelayPrinter, run_serve
 from trunnel.names import Hostname
-from trunnel.settings.relay import PUBLIC, RelaySettings
+from trunnel.settings.domain import EVERY_ADDRESS
+from trunnel.settings.relay import RelaySettings
 
 LOCAL = RelaySettings(state_dir=Path("state"))
 DOMAIN = RelaySettings(
-    state_dir=Path("state"), domain_suffixes=(Hostname("t.example.com"),), bind_addrs=PUBLIC, open=True, port=443
+    state_dir=Path("state"), domain_suffixes=(Hostname("t.example.com"),), bind_addrs=EVERY_ADDRESS, open=True, port=443
 )
 LISTENING = events.Listening(agents=("127.0.0.1:4433",), visitors=("127.0.0.1:8443",), relay_id="r" * 52)
 
@@ -50,6 +52,14 @@ def test_a_relay_of_a_domain_is_dialled_by_it_and_hides_port_443() -> None:
         "to expose a service on port 3000:",
         f"  trunnel expose 3000 --server t.example.com:443 --relay-pin {'r' * 52}",
     ]
+
+
+def test_who_is_asked_for_a_certificate_is_said() -> None:
+    """`--domain` alone does it, and asking is agreeing to the authority's terms."""
+    settings = msgspec.structs.replace(DOMAIN, acme_domains=(Hostname("t.example.com"),))
+    assert printed(settings, LISTENING)[-1] == (
+        "a certificate for t.example.com comes from acme-v02.api.letsencrypt.org, by its terms (without: --no-acme)"
+    )
 
 
 def test_behind_a_forward_the_port_of_visitors_is_the_public_one() -> None:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 import trio
 
+from trunnel.cli.health import noting_canaries, served_file
 from trunnel.cli.lines import LineWriter
 from trunnel.cli.output import PlainPrinter, Printer
 from trunnel.cli.program import Plan, run_program
 from trunnel.cli.signals import Drainable
 from trunnel.errors import ConfigError
-from trunnel.events import EventSink
+from trunnel.events import EventSink, Notice
 from trunnel.names import Target
 from trunnel.settings.load import load_agent
 from trunnel.settings.options import Flag
@@ -31,7 +32,10 @@ def run_expose(target: str | None, flags: Mapping[str, Flag]) -> int:
         from trunnel.agent.runner import run_agent
 
         async def service(on_event: EventSink, *, task_status: trio.TaskStatus[Drainable]) -> None:
-            await run_agent(origin, config.settings, on_event=on_event, task_status=task_status)
+            if config.notice:
+                on_event(Notice(code="joined", text=config.notice))
+            async with noting_canaries(on_event, served_file(config.settings)) as noting:
+                await run_agent(origin, config.settings, on_event=noting, task_status=task_status)
 
         return Plan(service=service, output=config.output, warnings=config.warnings, view=choose_view)
 

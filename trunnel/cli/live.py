@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import singledispatchmethod
-from typing import IO, cast, final
+from typing import IO, Final, TypeVar, cast, final
 
 import trio
 from rich.console import Console, Group
@@ -25,10 +25,15 @@ from rich.text import Text
 from trunnel import events
 from trunnel.cli.lines import LineWriter, printable
 from trunnel.cli.output import PlainPrinter
-from trunnel.cli.sentences import curl_command, first_line, retry_text, size, visit
+from trunnel.cli.sentences import curl_command, describe, first_line, retry_text, size, visit
 from trunnel.clock import boottime
 from trunnel.events import Event
 from trunnel.settings import limits
+
+_Key = TypeVar("_Key")
+
+_SHORT: Final = 8
+"""Characters of an id, where people compare it with another one."""
 
 
 @final
@@ -82,13 +87,17 @@ class LivePrinter:
         self._stderr = stderr
         self._plain = PlainPrinter(stdout)
         self._console = console or Console(file=cast("IO[str]", TerminalFile(stdout)), highlight=False)
+        self._agents: dict[str, str] = {}  # the endpoints: what each exposes, by the agent's id
         self._facts: dict[str, str] = {}
-        self._relays: dict[str, str] = {}  # what is known of each relay
+        self._relays: dict[tuple[str, str], str] = {}  # what is known of each relay, by agent and relay
         self._ready: dict[str, events.Ready] = {}  # public addresses, the one to show first
         self._visitors: deque[str] = deque(maxlen=limits.LIVE_VISITORS)
         self._open = self._count = self._bytes_in = self._bytes_out = 0
-        self._canaries: dict[tuple[str, str], tuple[float, events.Canary]] = {}  # by relay and road; when it came
-        self._roads: dict[str, str] = {}  # why visitors' bytes take the road that they take, by relay
+        self._canaries: dict[tuple[str, str, str], tuple[float, events.Canary]] = {}  # by road, too; when it came
+        self._roads: dict[tuple[str, str], str] = {}  # why visitors' bytes take the road that they take
+        self._alarms: dict[tuple[str, str], str] = {}  # what a person must look at, by code and name
+        self._certificates: dict[tuple[str, ...], str] = {}  # how it is with each, by the names in it
+        self._names: dict[str, str] = {}  # the public names: what a visit from outside found, why one is refused
         self._now = now
         self._changed = True
         self._live = Live(
@@ -136,28 +145,48 @@ class LivePrinter:
         facts = Table.grid(padding=(0, 2))
         facts.add_column(style="bold", no_wrap=True)
         facts.add_column(overflow="fold")
-        for name, text in (*self._facts.items(), *self._addresses()):
+        for text in self._alarms.values():
+            facts.add_row("ALARM", Text(text, style="bold red"))
+        for name, text in (*self._services(), *self._facts.items(), *self._addresses(), *self._trust()):
             facts.add_row(name, Text(text, style="bold green" if name == "URL" else ""))
-        for (relay, path), (since, canary) in self._canaries.items():
-            by = f" by {printable(relay)}" if len(self._relays) > 1 else ""
+        for (agent, relay, path), (since, canary) in self._canaries.items():
+            by = f" by {printable(self._relay_of(agent, relay))}" if len(self._relays) > 1 else ""
             name = "Served" if path == "session" else "Directly"
             facts.add_row(name, Text(self._served(canary, since) + by, style="" if canary.ok else "bold red"))
         counts = f"{self._open} now, {self._count} so far, {size(self._bytes_in)} in, {size(self._bytes_out)} out"
         facts.add_row("Visitors", counts)
         return Group(facts, *(Text(f"  {line}", style="dim", overflow="ellipsis") for line in self._visitors))
 
+    def _services(self) -> list[tuple[str, str]]:
+        """Return the rows on what is exposed, and as whom."""
+        named = [(("Service", target), ("Agent", agent[:_SHORT])) for agent, target in self._agents.items()]
+        return [row for rows in named for row in rows]
+
+    def _relay_of(self, agent: str, relay: str) -> str:
+        """Name a relay, and whose it is if there are two."""
+        return f"{relay} for {agent[:_SHORT]}" if agent and len(self._agents) > 1 else relay
+
     def _addresses(self) -> list[tuple[str, str]]:
-        """Return the rows on relays and public addresses."""
-        rows = [("Relay", printable(f"{relay}  {state}")) for relay, state in self._relays.items()]
-        shown = list(self._ready.values())[: limits.LIVE_URLS]
+        """Return the rows on relays and public addresses; each endpoint's first address comes before all others."""
+        rows = [("Relay", printable(f"{self._relay_of(*key)}  {state}")) for key, state in self._relays.items()]
+        ready_by_agent = {ready.agent_id: ready for ready in reversed(self._ready.values())}
+        firsts = [ready for ready in self._ready.values() if ready in ready_by_agent.values()]
+        shown = [*firsts, *(ready for ready in self._ready.values() if ready not in firsts)][: limits.LIVE_URLS]
         rows += [("URL", printable(ready.url)) for ready in shown]
-        for ready in shown[:1]:
-            why = self._roads.get(ready.relay, "")
+        if more := len(self._ready) - len(shown):
+            rows.append(("", f"and {more} more"))
+        for ready in firsts:
+            why = self._roads.get((ready.agent_id, ready.relay), "")
             road = f"{ready.transport}, {ready.data_path}" + (f" ({why})" if why else "")
             rows += [("Data path", printable(road)), ("Try", printable(curl_command(ready)))]
             if ready.fingerprint is not None:
                 rows.append(("SHA-256", ready.fingerprint))
         return rows
+
+    def _trust(self) -> list[tuple[str, str]]:
+        """Return the rows on certificates, and on names that were visited or refused."""
+        rows = [("Certificate", printable(text)) for text in self._certificates.values()]
+        return rows + [("Name", printable(f"{name}  {text}")) for name, text in self._names.items()]
 
     def _served(self, canary: events.Canary, since: float) -> str:
         """Word the last canary: its round trip, and how long ago."""
@@ -172,19 +201,19 @@ class LivePrinter:
 
     @_note.register
     def _(self, event: events.Starting) -> None:
-        self._facts["Service"] = printable(event.target)
-        self._facts["Agent"] = event.agent_id[:8]
+        self._agents[event.agent_id] = printable(event.target)
 
     @_note.register
     def _(self, event: events.Connecting) -> None:
-        self._relays[event.relay] = "connecting" if event.transport == "auto" else f"connecting over {event.transport}"
+        over = "" if event.transport == "auto" else f" over {event.transport}"
+        self._relays[_whose(event)] = f"connecting{over}"
 
     @_note.register
     def _(self, event: events.Connected) -> None:
         why = f" ({event.why})" if event.why else ""
-        self._relays[event.relay] = f"connected over {event.transport}{why}"
+        self._relays[_whose(event)] = f"connected over {event.transport}{why}"
         for url, ready in self._ready.items():
-            if ready.relay == event.relay:
+            if _whose(ready) == _whose(event):
                 self._ready[url] = replace(ready, transport=event.transport)
 
     @_note.register
@@ -192,17 +221,46 @@ class LivePrinter:
         self._ready[event.url] = event
 
     @_note.register
+    def _(self, event: events.Certificate) -> None:
+        until = f"until {event.not_after[:10]}" if event.not_after else "none yet"
+        match event.state:
+            case "waiting" | "failed":
+                again = "" if event.retry_in is None else f"; {retry_text(event.retry_in)}"
+                state = f"{until}; {first_line(event.reason)}{again}"
+            case _:
+                state = f"{event.issuer}, {until}"
+                for hostname in event.hostnames:
+                    self._alarms.pop(("certificate-expiring", hostname), None)
+        _keep(self._certificates, event.hostnames, f"{', '.join(event.hostnames)}  {state}")
+
+    @_note.register
+    def _(self, event: events.Alarm) -> None:
+        _keep(self._alarms, (event.code, event.hostname), first_line(event.text))
+        self.print_above("\n".join(describe(event)))
+
+    @_note.register
+    def _(self, event: events.Verified) -> None:
+        if event.ok:
+            self._alarms.pop(("leaf-mismatch", event.hostname), None)
+        found = {True: "shows our key", False: "SHOWS ANOTHER KEY", None: f"not reached: {first_line(event.reason)}"}
+        _keep(self._names, event.hostname, found[event.ok])
+
+    @_note.register
+    def _(self, event: events.NameRefused) -> None:
+        _keep(self._names, event.hostname, f"refused: {first_line(event.reason)}")
+
+    @_note.register
     def _(self, event: events.Canary) -> None:
-        self._canaries[event.relay, event.path] = (self._now(), event)
+        self._canaries[*_whose(event), event.path] = (self._now(), event)
 
     @_note.register
     def _(self, event: events.DataPath) -> None:
-        self._roads[event.relay] = "" if event.path == "direct" else first_line(event.why)
+        self._roads[_whose(event)] = "" if event.path == "direct" else first_line(event.why)
         for url, ready in self._ready.items():
-            if ready.relay == event.relay:
+            if _whose(ready) == _whose(event):
                 self._ready[url] = replace(ready, data_path=event.path)
         if event.path != "direct":
-            self._canaries.pop((event.relay, "direct"), None)
+            self._canaries.pop((*_whose(event), "direct"), None)
 
     @_note.register
     def _(self, event: events.OriginState) -> None:
@@ -224,9 +282,9 @@ class LivePrinter:
     @_note.register(events.Disconnected)
     @_note.register(events.RejectedByRelay)
     def _(self, event: events.Disconnected | events.RejectedByRelay) -> None:
-        for key in [key for key in self._canaries if key[0] == event.relay]:
+        for key in [key for key in self._canaries if key[:2] == _whose(event)]:
             del self._canaries[key]
-        self._relays[event.relay] = f"{first_line(event.reason)}; {retry_text(event.retry_in)}"
+        self._relays[_whose(event)] = f"{first_line(event.reason)}; {retry_text(event.retry_in)}"
 
     @_note.register
     def _(self, event: events.Stopping) -> None:
@@ -236,3 +294,15 @@ class LivePrinter:
     @_note.register
     def _(self, event: events.Notice) -> None:
         self.print_above("\n".join(printable(line) for line in event.text.splitlines()))
+
+
+def _keep(rows: dict[_Key, str], key: _Key, text: str) -> None:
+    """Put a row in, and the oldest out when there are too many."""
+    rows[key] = text
+    if len(rows) > limits.LIVE_ROWS:
+        del rows[next(iter(rows))]
+
+
+def _whose(event: events.RelayEvent | events.Ready) -> tuple[str, str]:
+    """Return which agent at which relay."""
+    return event.agent_id, event.relay

@@ -19,6 +19,7 @@ import typer
 
 from trunnel.cli.flags import with_flags
 from trunnel.settings import options
+from trunnel.settings.acme_options import ACME_OPTIONS
 from trunnel.settings.agent import AgentSettings
 from trunnel.settings.options import Flag
 from trunnel.settings.relay import RelaySettings
@@ -38,7 +39,10 @@ app = typer.Typer(
 
 JsonLines = Annotated[bool, typer.Option("--json", help="For programs: JSON.", metavar="")]
 AgentIdArgument = Annotated[str, typer.Argument(metavar="ID", help="The agent, as `trunnel id` prints it.")]
+NamesOption = Annotated[list[str] | None, typer.Option(help="A name it may have; repeat for more.", metavar="NAME")]
+LabelOption = Annotated[str | None, typer.Option(help="Who or what it is, for people.", metavar="TEXT")]
 KEYS = (*options.KEY_OPTIONS, options.STATE_DIR, options.CONFIG)
+CAA = tuple(option for option in options.AGENT_OPTIONS if option.name in ("acme", "hostname", "state-dir"))
 AUTHORIZED = (options.AUTHORIZED_AGENTS, options.STATE_DIR, options.CONFIG)
 
 
@@ -93,8 +97,8 @@ def show_id(
 def authorize(
     flags: Mapping[str, Flag],
     agent_id: AgentIdArgument,
-    name: Annotated[list[str] | None, typer.Option(help="A name it may have; repeat for more.", metavar="NAME")] = None,
-    label: Annotated[str | None, typer.Option(help="Who or what it is, for people.", metavar="TEXT")] = None,
+    name: NamesOption = None,
+    label: LabelOption = None,
 ) -> None:
     """Let an agent connect to the relay; a running relay notices."""
     from trunnel.cli.agents import run_authorize
@@ -104,8 +108,31 @@ def authorize(
 
 @app.command()
 @with_flags(*AUTHORIZED, defaults=RelaySettings)
-def revoke(flags: Mapping[str, Flag], agent_id: AgentIdArgument) -> None:
-    """Take an agent off the relay's list; a running relay ends its session."""
+def invite(
+    flags: Mapping[str, Flag],
+    name: NamesOption = None,
+    label: LabelOption = None,
+    expires: Annotated[str, typer.Option(help="How long it can be used, at most 30d.", metavar="TIME")] = "1d",
+    address: Annotated[
+        str | None, typer.Option(help="Where agents reach this relay, if not by its domain.", metavar="HOST[:PORT]")
+    ] = None,
+    json: JsonLines = False,
+) -> None:
+    """Print a string that lets one agent in, once: trunnel expose 3000 --join STRING."""
+    from trunnel.cli.invite import run_invite
+
+    run_invite(names=name or [], label=label or "", expires=expires, address=address, flags=flags, json=json)
+
+
+@app.command()
+@with_flags(*AUTHORIZED, defaults=RelaySettings)
+def revoke(
+    flags: Mapping[str, Flag],
+    agent_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The agent, or an invitation, as `trunnel agents` lists it.")
+    ],
+) -> None:
+    """Take an agent off the relay's list, or an invitation back; a running relay ends the agent's session."""
     from trunnel.cli.agents import run_revoke
 
     raise typer.Exit(run_revoke(agent_id, flags=flags))
@@ -114,10 +141,22 @@ def revoke(flags: Mapping[str, Flag], agent_id: AgentIdArgument) -> None:
 @app.command()
 @with_flags(*AUTHORIZED, defaults=RelaySettings)
 def agents(flags: Mapping[str, Flag], json: JsonLines = False) -> None:
-    """List the agents that may connect to the relay."""
+    """List the agents that may connect to the relay, and the invitations that wait."""
     from trunnel.cli.agents import run_agents
 
     run_agents(flags=flags, json=json)
+
+
+@app.command()
+@with_flags(*ACME_OPTIONS, *CAA, defaults=AgentSettings)
+def caa(
+    flags: Mapping[str, Flag],
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Names of yours.")] = None,
+) -> None:
+    """Print the DNS records that let only this agent get certificates for a name of yours."""
+    from trunnel.cli.caa import run_caa
+
+    run_caa(names or [], flags)
 
 
 @app.command()
@@ -129,6 +168,20 @@ def hello(
     from trunnel.cli.hello import run_hello
 
     raise typer.Exit(run_hello(files, json=json, stdin=sys.stdin.buffer, stdout=sys.stdout, stderr=sys.stderr))
+
+
+@app.command()
+@with_flags(*KEYS, defaults=AgentSettings)
+def health(
+    flags: Mapping[str, Flag],
+    program: Annotated[str, typer.Argument(metavar="relay|agent", help="Which of the two.")],
+) -> None:
+    """Say whether the relay or agent on this machine serves: exit code 0 if it does."""
+    if program not in ("relay", "agent"):
+        raise typer.BadParameter(f"{program!a} is neither relay nor agent")
+    from trunnel.cli.health import run_health
+
+    run_health(program, flags=flags)
 
 
 @app.command()

@@ -94,6 +94,52 @@ def _(event: events.RejectedByRelay) -> list[str]:
 
 
 @describe.register
+def _(event: events.NameRefused) -> list[str]:
+    first, *more = event.reason.splitlines() or [""]
+    return [printable(f"{event.hostname} is not served: {first}"), *(f"  {printable(line)}" for line in more)]
+
+
+@describe.register
+def _(event: events.Certificate) -> list[str]:
+    names = ", ".join(event.hostnames)
+    until = f", valid until {event.not_after}" if event.not_after else ""
+    match event.state:
+        case "loaded" | "issued" | "renewed":
+            return [printable(f"certificate {event.state} for {names} ({event.issuer}{until})")]
+        case "waiting":
+            return [
+                printable(
+                    f"certificate for {names} has to wait: {first_line(event.reason)}; {retry_text(event.retry_in)}"
+                )
+            ]
+        case _:
+            return [
+                printable(f"no new certificate for {names}: {first_line(event.reason)}{_again(event.retry_in)}{until}")
+            ]
+
+
+def _again(retry_in: float | None) -> str:
+    """Say when there is another try, where one is planned: a person's file is read again when it has changed."""
+    return "" if retry_in is None else f"; {retry_text(retry_in)}"
+
+
+@describe.register
+def _(event: events.Alarm) -> list[str]:
+    return [f"ALARM: {printable(line)}" for line in event.text.splitlines()]
+
+
+@describe.register
+def _(event: events.AgentAuthorized) -> list[str]:
+    names = f" as {', '.join(event.names)}" if event.names else ""
+    return [printable(f"agent {event.agent_id} came with invitation {event.invitation} and may connect{names}")]
+
+
+@describe.register
+def _(event: events.TakenOver) -> list[str]:
+    return [f"took over from process {event.pid}, which finishes what it has"]
+
+
+@describe.register
 def _(event: events.Stopping) -> list[str]:
     return [f"stopping: {printable(event.reason)}"]
 
