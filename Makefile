@@ -122,15 +122,9 @@ fuzz-deep: $(TEST) ## the same for long
 
 # --- ship ---
 
-package: $(TEST) ## wheel and sdist in dist/, the wheel tried in an environment of its own
-	@rm -rf dist build/smoke
-	@$(PIP) install -c constraints.txt build
-	@$(BIN)/python -m build --outdir dist . >$(VENV)/build.txt 2>&1 || { cat $(VENV)/build.txt; exit 1; }
-	@$(PYTHON) -m venv build/smoke
-	@build/smoke/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt dist/*.whl
-	@build/smoke/bin/trunnel version
-	@rm -rf build/smoke
-	@ls dist
+package: $(CORE) ## wheel, sdist and a single file for each Python here, in dist/, each tried where nothing else is (ARGS="--python 3.11")
+	@$(PIP) install -c constraints.txt -e '.[package]'
+	@$(PY) -m scripts.package $(ARGS)
 
 clean: ## remove all that make made
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

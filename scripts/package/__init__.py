@@ -1,0 +1,1 @@
+"""`make package`: what is shipped, built and tried where nothing else is installed."""
