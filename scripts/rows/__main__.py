@@ -12,15 +12,22 @@ import trio
 
 from scripts.rows import (  # noqa: F401 - they register their rows
     agents,
+    certificates,
+    clocks,
     floods,
+    full_disk,
     herd,
+    hijack,
+    hot_restart,
     identity,
+    issuance,
     load,
     network,
     quic_attacks,
     quic_initials,
     restarts,
     slow_readers,
+    stalls,
 )
 from scripts.rows.registry import PACE, ROWS, Outcome, Row
 

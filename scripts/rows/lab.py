@@ -125,6 +125,10 @@ class Canary:
         self._since = 0
         self.reset()
 
+    async def stop(self) -> None:
+        """End its visits; what they have shown stays."""
+        await self._program.kill()
+
     @property
     def latencies(self) -> list[float]:
         """Seconds of each visit that worked."""
