@@ -35,6 +35,11 @@ IN_THE_PACKAGE: tuple[Check, ...] = (
 TASK_BOUNDARIES = {
     ("trunnel/agent/forward.py", "forward_stream"): "one visitor, at the agent",
     ("trunnel/relay/ingress.py", "_serve_connection"): "one connection, at the relay",
+    (
+        "trunnel/relay/applicants.py",
+        "_ask",
+    ): "the embedding program's authorisation hook: what it raises is a refusal, and ends no other agent's session",
+    ("trunnel/acme/keeper.py", "_contained"): "one certificate, at either end: what is in use stays in use",
     ("trunnel/relay/attached.py", "_run"): "one agent's session, at the relay, in the relay's nursery",
     ("trunnel/relay/quic.py", "serve"): "one agent's QUIC connection, at the relay",
     (
