@@ -264,11 +264,12 @@ class Issuances:
         look_again = limits.ISSUANCE_PAUSE  # a relay before us has written the last of its own by then
         try:
             while True:
-                self._changed = trio.Event()
+                self._changed, begun = trio.Event(), trio.current_time()
                 if not await self.exchange():
                     await trio.sleep(limits.STORE_RETRY)
                     continue
-                with trio.move_on_after(limits.ISSUANCE_PAUSE):
+                took = trio.current_time() - begun
+                with trio.move_on_after(min(limits.ISSUANCE_PAUSE, took / limits.ISSUANCE_DUTY)):
                     await self._hurry.wait()
                 with trio.move_on_after(look_again):
                     await self._changed.wait()

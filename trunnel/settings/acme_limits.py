@@ -90,8 +90,10 @@ ISSUANCE_BURST: Final = 20
 """Questions for permission that an agent may ask at once; a program has a certificate for each suffix and own name."""
 ISSUANCE_PERIOD: Final = 10.0
 """Seconds after which it may ask once more: each looks through all that is remembered."""
+ISSUANCE_DUTY: Final = 0.5
+"""Share of the time in which the file of permissions may be written: what is in it survives a crash."""
 ISSUANCE_PAUSE: Final = 1.0
-"""Seconds between two writes of the file of permissions, and for the last one."""
+"""Seconds between two writes of it at most, and for the last one."""
 ISSUANCE_MEMORY: Final = 100 * 86_400.0
 """Seconds for which it is remembered who was issued what: longer than a certificate of Let's Encrypt lives."""
 ISSUANCE_FILE_MAX: Final = 8 * 1024 * 1024
