@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from datetime import timedelta
 from pathlib import Path
 
@@ -129,19 +128,3 @@ async def test_a_draining_relay_takes_no_new_agents_on_quic(tmp_path: Path) -> N
             await dial_quic(("127.0.0.1", home.relay.agents_port), credentials(), server_name=None, timeout=0.5)
         leave.set()
         await visitor.aclose()
-
-
-async def test_a_udp_port_that_is_taken_costs_quic_and_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """TCP serves everybody; after a hot restart that went wrong it is a relay of ours, draining, that has the port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-        settings = trunnel.RelaySettings(state_dir=tmp_path, bind_addrs=("127.0.0.1",), api_port=port, pub_port=0)
-        async with trio.open_nursery() as nursery:
-            bound: trunnel.BoundRelay = await nursery.start(trunnel.serve_relay, settings)
-            assert bound.agents_port == port
-            nursery.cancel_scope.cancel()
-    (warning,) = [record for record in caplog.records if record.message == "no_quic"]
-    assert str(port) in warning.__dict__["reason"]
